@@ -1,0 +1,285 @@
+"""The free set: every range that is neither allocated, nor lazy, nor pooled; and the search for a block in it.
+
+Idea: one red-black tree of disjoint, never adjacent blocks (``rbtree``), searched with the subtree maxima for the block
+that Linux would choose.  ``search`` is the kernel's ``find_vmap_lowest_match`` (specification section 1.7), ``clip`` its
+four fits (1.8), ``give`` its merge (1.9).
+
+What a reader has to know before changing anything here:
+
+* For ``align <= page`` the search is exact: the lowest block that fits.  For larger alignments it looks for
+  ``size + align - 1`` bytes, prunes by the maxima, and so **depends on the shape of the tree**; it need not return the
+  lowest fit, and may fail although a block fits.  That is the kernel's behaviour, and recorded addresses can be met
+  only by keeping it.
+* The record of a block keeps its place when the block shrinks or grows.  In a split in the middle the old record becomes
+  the *right* part and a new record the left one; in a merge on both sides the *lower* record survives.
+* The free space is not limited to the vmalloc range: it starts as ``[1, 2**64 - 1)`` (1.5), and the low block and the
+  tail block stay in the tree for ever and shape it.
+
+Wrapping: the kernel lets ``start + size`` wrap and tests for it.  Here no sum is formed that could wrap, so that the
+uncompiled integers, which do not wrap, give the same answers.
+"""
+
+import cython
+
+from vmalloc.areas.rbtree import RbTree
+
+if not cython.compiled:
+    from vmalloc.areas.states import EINVAL, ENOENT, ENOMEM, ERANGE, FREE, NIL
+
+ADDRESS_MAX = 0xFFFFFFFFFFFFFFFF
+ERROR_VALUES = 0xFFFFFFFFFFFFF001
+
+__all__ = ["FreeTree"]
+
+
+class FreeTree(RbTree):
+    """The tree of free blocks.
+
+    Args:
+        rows: the table the blocks are rows of.
+        page_size: base page in bytes; alignments above it widen the search.
+    """
+
+    def __init__(self, rows, page_size):
+        RbTree.__init__(self, rows)
+        self.page_size = page_size
+        self.gap_parent = self.gap_previous = self.gap_next = NIL
+        self.gap_left = False
+        self.chosen = NIL
+
+    def candidate(self, n, vstart, align):
+        """The first address in block ``n`` at or above ``vstart`` with ``align``; 0 when aligning would wrap."""
+        if self.rows.row[n].va_start > vstart:
+            vstart = self.rows.row[n].va_start
+        if vstart > ADDRESS_MAX - (align - 1):
+            return 0
+        return (vstart + (align - 1)) & ~(align - 1)
+
+    def fits(self, n, vstart, size, align):
+        """Tells whether block ``n`` really holds ``size`` aligned bytes at or above ``vstart``."""
+        a = self.candidate(n, vstart, align)
+        return a >= vstart and a <= self.rows.row[n].va_end and self.rows.row[n].va_end - a >= size
+
+    def search(self, size, align, vstart, adjust):
+        """The kernel's lowest match (section 1.7): a block that fits, or ``NIL``.
+
+        ``adjust`` widens what the maxima are compared with to ``size + align - 1``; the fit itself is always tested with
+        the real size.
+        """
+        row = self.rows.row
+        want = size
+        if adjust:
+            want = size + (align - 1) if size <= ADDRESS_MAX - (align - 1) else ADDRESS_MAX
+        steer = vstart
+        n = self.root
+        while n != NIL:
+            if row[row[n].rb_left].subtree_max_size >= want and steer < row[n].va_start:
+                n = row[n].rb_left
+                continue
+            if self.fits(n, steer, size, align):
+                return n
+            if row[row[n].rb_right].subtree_max_size >= want:
+                n = row[n].rb_right
+                continue
+            # A dead end: climb. The shifted lower bound keeps the walk out of a right subtree it has seen; it steers
+            # only, the address finally used starts from the caller's vstart again.
+            n = row[n].rb_parent
+            while n != NIL:
+                if self.fits(n, steer, size, align):
+                    return n
+                if row[row[n].rb_right].subtree_max_size >= want and steer <= row[n].va_start:
+                    steer = row[n].va_start + 1
+                    n = row[n].rb_right
+                    break
+                n = row[n].rb_parent
+        return NIL
+
+    def choose(self, size, align, vstart, vend):
+        """The address the kernel's ``va_alloc`` would take (section 1.8), or an error value; nothing is taken.
+
+        ``-ENOENT`` no block; ``-ERANGE`` the block found ends beyond ``vend`` (no second one is tried). The block is
+        noted in ``chosen``.
+        """
+        n = self.search(size, align, vstart, align > self.page_size and vend - vstart != size)
+        self.chosen = n
+        if n == NIL:
+            return ADDRESS_MAX - ENOENT + 1
+        start = self.candidate(n, vstart, align)
+        if start > vend or vend - start < size:
+            return ADDRESS_MAX - ERANGE + 1
+        return start
+
+    def take(self, size, align, vstart, vend):
+        """Searches a block and clips ``[start, start + size)`` out of it; the start, or an error value unchanged.
+
+        ``-ENOMEM``: no record for a split.
+        """
+        start = self.choose(size, align, vstart, vend)
+        if start < ERROR_VALUES and self.clip(self.chosen, start, size) != 0:
+            return ADDRESS_MAX - ENOMEM + 1
+        return start
+
+    def clip(self, n, start, size):
+        """Takes ``[start, start + size)`` out of block ``n``: full, left edge, right edge or no edge (section 1.8).
+
+        Returns 0, ``-EINVAL`` when the range is not inside the block, ``-ENOMEM`` when a split got no record.
+        """
+        end = start + size
+        if start < self.rows.row[n].va_start or end > self.rows.row[n].va_end or end < start:
+            return -EINVAL
+        if start == self.rows.row[n].va_start:
+            if end == self.rows.row[n].va_end:
+                self.erase(n)
+                self.rows.release(n)
+                return 0
+            self.rows.row[n].va_start = end
+            self.propagate(n)
+            return 0
+        if end == self.rows.row[n].va_end:
+            self.rows.row[n].va_end = start
+            self.propagate(n)
+            return 0
+        left = self.rows.take(self.rows.row[n].va_start, start)
+        if left == NIL:
+            return -ENOMEM
+        row = self.rows.row
+        row[n].va_start = end
+        self.propagate(n)
+        row[left].state = FREE
+        # The left part becomes the in-order predecessor of its right part.
+        if row[n].rb_left == NIL:
+            self.link(left, n, True)
+        else:
+            n = row[n].rb_left
+            while row[n].rb_right != NIL:
+                n = row[n].rb_right
+            self.link(left, n, False)
+        return 0
+
+    def locate(self, start, end):
+        """Finds the gap ``[start, end)`` belongs to and notes parent, side and neighbours in ``gap_*``.
+
+        Returns ``NIL``, or the block that overlaps the range.
+        """
+        row = self.rows.row
+        self.gap_parent = NIL
+        self.gap_previous = NIL
+        self.gap_next = NIL
+        self.gap_left = False
+        n = self.root
+        while n != NIL:
+            self.gap_parent = n
+            if end <= row[n].va_start:
+                self.gap_next = n
+                self.gap_left = True
+                n = row[n].rb_left
+            elif start >= row[n].va_end:
+                self.gap_previous = n
+                self.gap_left = False
+                n = row[n].rb_right
+            else:
+                return n
+        return NIL
+
+    def give(self, v):
+        """Adds the range of row ``v`` to the free set, merging it with what it touches (section 1.9).
+
+        Returns 0; -1 when it overlaps a free block (the kernel warns and loses the record; here nothing changes and the
+        row stays the caller's).
+        """
+        clash = self.locate(self.rows.row[v].va_start, self.rows.row[v].va_end)
+        if clash != NIL:
+            return -1
+        row = self.rows.row
+        previous = self.gap_previous
+        following = self.gap_next
+        merged = False
+        if following != NIL and row[following].va_start == row[v].va_end:
+            row[following].va_start = row[v].va_start
+            self.rows.release(v)
+            v = following
+            merged = True
+        if previous != NIL and row[previous].va_end == row[v].va_start:
+            if merged:
+                self.erase(v)
+            row[previous].va_end = row[v].va_end
+            self.rows.release(v)
+            v = previous
+            merged = True
+        if not merged:
+            row[v].state = FREE
+            self.link(v, self.gap_parent, self.gap_left)
+            return 0
+        self.propagate(v)
+        return 0
+
+    def at_or_below(self, address):
+        """The highest block with ``va_start <= address``, or ``NIL`` (``below`` of section 7.1)."""
+        row = self.rows.row
+        n = self.root
+        found = NIL
+        while n != NIL:
+            if row[n].va_start <= address:
+                found = n
+                n = row[n].rb_right
+            else:
+                n = row[n].rb_left
+        return found
+
+    def holds(self, start, end):
+        """Tells whether all of ``[start, end)`` is free."""
+        n = self.at_or_below(start)
+        return n != NIL and end <= self.rows.row[n].va_end
+
+    def carve(self, start, end):
+        """Takes exactly ``[start, end)``; 0, or a negative errno without change."""
+        n = self.at_or_below(start)
+        if n == NIL:
+            return -EINVAL
+        return self.clip(n, start, end - start)
+
+    def drain(self):
+        """Empties the tree and returns its rows as a list joined by ``list_next``, in ascending order."""
+        row = self.rows.row
+        first = self.lowest()
+        n = first
+        while n != NIL:
+            last = n
+            n = self.next(n)
+            row[last].list_next = n
+        self.root = NIL
+        self.count = 0
+        return first
+
+    # Python's side of the tree: for tests, validators and printing.
+
+    def add(self, start, end):
+        """Adds ``[start, end)`` to the free set; True, or False when it overlaps a free block."""
+        n = self.rows.take(start, end)
+        if n == NIL:
+            raise MemoryError("no memory for a vmap_area record")
+        if self.give(n) != 0:
+            self.rows.release(n)
+            return False
+        return True
+
+    def allocate(self, size, align, vstart, vend):
+        """``take`` for Python callers: the address or the error value."""
+        return self.take(size, align, vstart, vend)
+
+    def remove(self, start, end):
+        """``carve`` for Python callers."""
+        return self.carve(start, end)
+
+    def blocks(self):
+        """All free blocks in ascending order, as ``(start, end)``."""
+        found = []
+        n = self.lowest()
+        while n != NIL:
+            found.append((self.rows.row[n].va_start, self.rows.row[n].va_end))
+            n = self.next(n)
+        return found
+
+    def largest(self):
+        """Size of the largest free block in bytes."""
+        return self.rows.row[self.root].subtree_max_size

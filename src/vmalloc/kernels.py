@@ -1,0 +1,82 @@
+"""Version profiles: every difference between kernels that the allocator knows, as values.
+
+Idea: the specification's section 13 is a table; here each column that matters is a frozen ``KernelProfile``, and no
+allocator file asks which version it is.  Other releases map to the profile that behaves like them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmalloc.units import MIB
+
+__all__ = ["PROFILES", "KernelProfile", "lazy_max_pages", "nr_vmap_nodes", "profile"]
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """What one family of kernels does differently (specification section 13).
+
+    Attributes:
+        name: the release the profile is named after.
+        has_nodes: busy and lazy sets and pools per vmap node (6.9+); otherwise one global set, no pools.
+        merges_lazy: lazily freed neighbours merge with each other (up to 6.8).
+        returns_ascending: purged areas go back to the free tree in ascending order (up to 6.8), else descending.
+        small_pools_drain: a partial decay empties pools of fewer than four entries (6.12's counter underflow).
+        walk_step: +1 or -1: the order in which look-ups walk the nodes.
+        drain_repeats: the drain work repeats until the lazy pages are below the threshold (up to 6.8), else one pass.
+        failure_is_errno: a failed attempt reports a negative errno (6.17+), else the end of the window.
+        overflow_message: what the kernel prints when an allocation finally fails.
+    """
+
+    name: str
+    has_nodes: bool
+    merges_lazy: bool
+    returns_ascending: bool
+    small_pools_drain: bool
+    walk_step: int
+    drain_repeats: bool
+    failure_is_errno: bool
+    overflow_message: str
+
+
+_OLD_MESSAGE = "vmap allocation for size {size} failed: use vmalloc=<size> to increase size"
+_NEW_MESSAGE = "vmalloc_node_range for size {size} failed: Address range restricted to {start:#x} - {end:#x}"
+
+PROFILES = {
+    "6.1": KernelProfile("6.1", False, True, True, False, 1, True, False, _OLD_MESSAGE),
+    "6.12": KernelProfile("6.12", True, False, False, True, 1, False, False, _NEW_MESSAGE),
+    "6.19": KernelProfile("6.19", True, False, False, False, -1, False, True, _NEW_MESSAGE),
+}
+
+
+def profile(version: str) -> KernelProfile:
+    """Returns the profile for a kernel version such as ``"6.12"`` or ``"6.18.44"``.
+
+    6.1 to 6.8 behave like 6.1, 6.9 to 6.16 like 6.12, everything newer like 6.19 (specification section 13; releases
+    between the trees read there are assigned by the nearest older tree).
+
+    Raises:
+        ValueError: the text is not a version, or older than 6.1.
+    """
+    try:
+        major, minor = (int(part) for part in version.split(".")[:2])
+    except ValueError:
+        raise ValueError(f"not a kernel version: {version!r}; write for example 6.12") from None
+    if (major, minor) < (6, 1):
+        raise ValueError(f"no profile for kernels older than 6.1, got {version}; known: {', '.join(PROFILES)}")
+    if (major, minor) < (6, 9):
+        return PROFILES["6.1"]
+    return PROFILES["6.12"] if (major, minor) < (6, 17) else PROFILES["6.19"]
+
+
+def nr_vmap_nodes(kernel: KernelProfile, possible_cpus: int, *, word_bits: int = 64) -> int:
+    """Number of vmap nodes: possible CPUs clamped to 1..128; one on 32 bits and before 6.9 (section 4.5)."""
+    if not kernel.has_nodes or word_bits == 32:
+        return 1
+    return max(1, min(possible_cpus, 128))
+
+
+def lazy_max_pages(online_cpus: int, page_size: int = 4096) -> int:
+    """The purge threshold in pages: ``fls(online CPUs) * 32 MiB``; purging starts when strictly above (section 4.3)."""
+    return online_cpus.bit_length() * (32 * MIB // page_size)
