@@ -108,7 +108,8 @@ class Allocator:
         # A split takes one record and the area itself another: with both at hand nothing below can fail half way.
         if self.rows.reserve(2) != 0:
             return ADDRESS_MAX - ENOMEM + 1
-        self.free.clip(self.chosen_block, self.chosen, size)
+        if self.free.clip(self.chosen_block, self.chosen, size) != 0:
+            return ADDRESS_MAX - EINVAL + 1
         v = self.rows.take(self.chosen, self.chosen + size)
         self.rows.row[v].flags = flags
         if self.nodes.insert_busy(v) != 0:
@@ -204,6 +205,22 @@ class Allocator:
     def claim_groups(self, groups):
         """``take_groups`` for Python callers."""
         return self.take_groups(groups)
+
+    def adopt(self, start, end, flags, lazy):
+        """Adds an area that exists already, busy or lazy, whose range is in no structure yet: for snapshots.
+
+        Raises:
+            MemoryError: no record; nothing was changed.
+            ValueError: another area starts there.
+        """
+        v = self.rows.take(start, end)
+        if v == NIL:
+            raise MemoryError("no memory for a vmap_area record")
+        self.rows.row[v].flags = flags
+        result = self.nodes.insert_lazy(v) if lazy else self.nodes.insert_busy(v)
+        if result != 0:
+            self.rows.release(v)
+            raise ValueError(f"two areas start at {start:#x}")
 
     def run_purge(self, start, end, full):
         """A whole purge: ``(start, end, count)`` of the flush the caller now owes."""

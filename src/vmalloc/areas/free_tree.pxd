@@ -35,7 +35,7 @@ cdef class FreeTree(RbTree):
     @cython.locals(n=uint32_t, start=uint64_t)
     cdef uint64_t choose(self, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend) noexcept nogil
 
-    @cython.locals(start=uint64_t)
+    @cython.locals(start=uint64_t, result=int)
     cdef uint64_t take(self, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend) noexcept nogil
 
     @cython.locals(row="vmap_area*", left=uint32_t, end=uint64_t)

@@ -112,11 +112,14 @@ class FreeTree(RbTree):
     def take(self, size, align, vstart, vend):
         """Searches a block and clips ``[start, start + size)`` out of it; the start, or an error value unchanged.
 
-        ``-ENOMEM``: no record for a split.
+        ``-ENOMEM``: no record for a split. ``-EINVAL``: aligning wrapped round to address 0, which a window from 0 allows.
         """
         start = self.choose(size, align, vstart, vend)
-        if start < ERROR_VALUES and self.clip(self.chosen, start, size) != 0:
-            return ADDRESS_MAX - ENOMEM + 1
+        if start >= ERROR_VALUES:
+            return start
+        result = self.clip(self.chosen, start, size)
+        if result != 0:
+            return ADDRESS_MAX + result + 1
         return start
 
     def clip(self, n, start, size):

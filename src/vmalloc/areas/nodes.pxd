@@ -33,10 +33,9 @@ cdef class VmapNodes:
 
     cdef uint32_t unlink_exact(self, uint64_t start) noexcept nogil
 
-    @cython.locals(m=uint32_t, near=uint32_t)
     cdef int insert_lazy(self, uint32_t v) noexcept nogil
 
-    @cython.locals(m=uint32_t, near=uint32_t)
+    @cython.locals(m=uint32_t, near=uint32_t, pages=uint64_t)
     cdef int merge_lazy(self, uint32_t v) noexcept nogil
 
     cdef uint32_t unlink_lazy(self, uint32_t v) noexcept nogil

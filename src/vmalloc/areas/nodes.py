@@ -111,23 +111,23 @@ class VmapNodes:
     def merge_lazy(self, v):
         """Makes ``v`` lazy and merges it with the lazy ranges it touches (profile 6.1, section 4.2)."""
         m = self.nr_nodes
-        self.nr_lazy += (self.rows.row[v].va_end - self.rows.row[v].va_start) >> self.page_shift
-        near = self.maps.get(m, self.rows.row[v].va_end)
-        if near != NIL:
-            self.maps.remove(m, self.rows.row[v].va_end)
-            self.rows.row[v].va_end = self.rows.row[near].va_end
-            self.rows.release(near)
-            self.lazy_areas -= 1
+        pages = (self.rows.row[v].va_end - self.rows.row[v].va_start) >> self.page_shift
         near = self.maps.at_or_below(m, self.rows.row[v].va_start)
         if near != NIL and self.rows.row[near].va_end == self.rows.row[v].va_start:
             self.rows.row[near].va_end = self.rows.row[v].va_end
             self.rows.release(v)
-            return 0
-        if self.maps.insert(m, self.rows.row[v].va_start, v) != 0:
-            self.nr_lazy -= (self.rows.row[v].va_end - self.rows.row[v].va_start) >> self.page_shift
-            return -1
-        self.rows.row[v].state = LAZY
-        self.lazy_areas += 1
+            v = near
+        else:
+            if self.maps.insert(m, self.rows.row[v].va_start, v) != 0:
+                return -1
+            self.rows.row[v].state = LAZY
+            self.lazy_areas += 1
+        self.nr_lazy += pages
+        near = self.maps.remove(m, self.rows.row[v].va_end)
+        if near != NIL:
+            self.rows.row[v].va_end = self.rows.row[near].va_end
+            self.rows.release(near)
+            self.lazy_areas -= 1
         return 0
 
     def unlink_lazy(self, v):

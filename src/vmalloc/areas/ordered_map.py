@@ -360,3 +360,43 @@ class OrderedMaps:
     def items(self, m):
         """All ``(key, value)`` of map ``m`` in ascending order."""
         return [item for _first, run in self.runs(m) for item in run]
+
+    def blocks(self, m):
+        """The runs of map ``m`` in order, as ``(number in the pool of runs, count)``."""
+        found = []
+        for i in range(self.map[m].nr_blocks):
+            b = self.map[m].block[i]
+            found.append((b, self.block[b].count))
+        return found
+
+    def spares(self):
+        """Numbers of the spare runs, next one first; a broken list is cut off where it breaks."""
+        found = []
+        n = self.spare
+        while n != NO_BLOCK:
+            found.append(n)
+            if n >= self.blocks_used or len(found) > self.blocks_used:
+                break  # out of the pool, or in a circle: the validator reports it
+            n = self.block[n].next_spare
+        return found
+
+    def poke(self, m, i, k, field, value):
+        """Overwrites entry ``k`` of run ``i`` of map ``m``, or the run's or the map's own fields.
+
+        For the tests that break structures on purpose, and for nothing else.
+        """
+        b = self.map[m].block[i]
+        if field == "key":
+            self.block[b].keys[k] = value
+        elif field == "value":
+            self.block[b].values[k] = value
+        elif field == "first":
+            self.map[m].first[i] = value
+        elif field == "count":
+            self.block[b].count = value
+        elif field == "total":
+            self.map[m].count = value
+        elif field == "next_spare":
+            self.block[i].next_spare = value
+        else:
+            raise KeyError(field)

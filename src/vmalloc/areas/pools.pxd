@@ -33,3 +33,6 @@ cdef class Pools:
 
     @cython.locals(v=uint32_t)
     cdef uint32_t find(self, uint32_t c, uint64_t start) noexcept nogil
+
+    @cython.locals(before=uint32_t, after=uint32_t)
+    cdef void insert_by_address(self, uint32_t c, uint32_t v) noexcept nogil

@@ -114,6 +114,26 @@ class Pools:
         self.pool[c].length -= 1
         return True
 
+    def insert_by_address(self, c, v):
+        """Puts row ``v`` into list ``c`` before the first entry with a lower address: where its purge would have put it.
+
+        For replay's corrections only; the kernel never inserts in the middle.
+        """
+        before = NIL
+        after = self.pool[c].head
+        while after != NIL and self.rows.row[after].va_start > self.rows.row[v].va_start:
+            before = after
+            after = self.rows.row[after].list_next
+        self.rows.row[v].state = POOLED
+        self.rows.row[v].list_next = after
+        if before == NIL:
+            self.pool[c].head = v
+        else:
+            self.rows.row[before].list_next = v
+        if after == NIL:
+            self.pool[c].tail = v
+        self.pool[c].length += 1
+
     # Python's side: for tests, validators and printing.
 
     def entries(self, node, nr_pages):
@@ -122,8 +142,8 @@ class Pools:
         v = self.pool[node * MAX_POOL_PAGES + nr_pages - 1].head
         while v != NIL:
             found.append(v)
-            if len(found) > self.rows.used:
-                break  # a broken list that runs in a circle: the validator reports it
+            if v >= self.rows.used or len(found) > self.rows.used:
+                break  # a broken list, out of the table or in a circle: the validator reports it
             v = self.rows.row[v].list_next
         return found
 

@@ -131,3 +131,14 @@ class AreaRows:
             self.row[n].state = value
         else:
             raise KeyError(field)
+
+    def spares(self):
+        """Row numbers of the list of spare rows, next one first; a broken list is cut off where it breaks."""
+        found = []
+        n = self.spare
+        while n != NIL:
+            found.append(n)
+            if n >= self.used or len(found) > self.used:
+                break  # out of the table, or in a circle: the validator reports it
+            n = self.row[n].list_next
+        return found

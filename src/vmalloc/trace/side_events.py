@@ -17,7 +17,8 @@ tracing_mark_write, print   MARK
 =========================== =========================================== ==============================================
 
 The rest of these events is counted as skipped.  A kernel prints ``%p`` pointers hashed unless told otherwise; a chunk
-whose address is hashed is skipped under a name that says so, because the rest of such a recording is as good as ever.
+whose address is hashed is an event at address 0, and counted under a name that says so: the rest of such a recording is
+as good as ever.
 """
 
 from __future__ import annotations
@@ -74,10 +75,11 @@ class SideEvents:
         if not found and not _HIDDEN_BASE.search(text):
             raise self.sink.error("field base_addr is missing or garbled")
         address = int(found[1], 16) if found else 0
-        if address < 1 << 32 or address & 4095:  # a hash has 32 bits
+        # A hash has 32 bits, printed as wide as a pointer. The chunk was made all the same: its address is not known.
+        if address & 4095 or (address < 1 << 32 and (not found or len(found[1]) > 8)):
             self.sink.skip(f"{name} (hashed address)")
-        else:
-            self.sink.add(kind, va_start=address)
+            address = 0
+        self.sink.add(kind, va_start=address)
 
     def _csd(self, text: bytes) -> None:
         func = _FUNC.search(text)

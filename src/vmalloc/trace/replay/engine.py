@@ -1,0 +1,68 @@
+"""The replay's loop: one recorded event after the other, without the interpreter lock.
+
+Idea: ``Schedule`` carries events out, ``Hypotheses`` explains addresses by permitted orders, ``Corrections`` judges what
+is left; this module only decides, per event, which of them is asked.  The fast path of an allocation is one choice, one
+comparison and one commit.
+"""
+
+import cython
+
+from vmalloc.trace.replay.corrections import Corrections
+
+if not cython.compiled:
+    from vmalloc.trace.events import ALLOC, ALLOC_FAILED, FLUSH, FREE, LOST, PCPU_CREATE, PURGE
+    from vmalloc.trace.replay.schedule import PURGES_BEGUN_BY_COUNT
+
+__all__ = ["Engine"]
+
+
+class Engine(Corrections):
+    """A trace being replayed; see ``Schedule`` for the arguments. ``correcting``: False is open loop."""
+
+    def __init__(self, allocator, trace, plan, groups, slack, state_known, counts_known, correcting):
+        Corrections.__init__(self, allocator, trace, plan, groups, slack, state_known, counts_known)
+        self.correcting = correcting
+
+    def run_events(self, first, last):
+        """Replays the events ``[first, last)`` that have not happened yet."""
+        for i in range(first, last):
+            if self.done[i] != 0:
+                continue
+            kind = self.kind[i]
+            if kind == ALLOC:
+                self.allocate(i)
+            elif kind == FREE:
+                if self.due_by_count(i):
+                    self.counter[PURGES_BEGUN_BY_COUNT] += 1
+                    self.begin_purge(i)
+                if self.done[i] == 0:
+                    self.free(i)
+            elif kind == FLUSH:
+                if self.k < self.nr_purges and not self.begun and self.purge_flush[self.k] == i:
+                    self.begin_purge(i)
+            elif kind == PURGE:
+                self.end_purge(i)
+            elif kind == ALLOC_FAILED:
+                self.fail(i)
+            elif kind == PCPU_CREATE:
+                self.create_chunk(i)
+            elif kind == LOST:
+                self.counts_known = False
+                self.drifted = True
+            self.done[i] = 1
+
+    def allocate(self, i):
+        """Replays one successful allocation."""
+        if self.agrees(i):
+            self.agree(i)
+        elif not self.explain(i):
+            self.mismatch(i, self.correcting)
+
+    @cython.locals(first=cython.uint, last=cython.uint)
+    def run(self, first, last):
+        """``run_events`` for Python callers; the interpreter lock is released meanwhile."""
+        if cython.compiled:
+            with cython.nogil:
+                self.run_events(first, last)
+        else:
+            self.run_events(first, last)

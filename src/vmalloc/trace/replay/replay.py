@@ -1,0 +1,301 @@
+"""``replay``: a recorded trace goes in, and how well the model agrees with the kernel comes out.
+
+Told from top to bottom: find out what was recorded (range, page size, CPUs, kernel version), bring an allocator into the
+state the trace starts from, run the engine - stopping where a snapshot was read, to compare - and count.
+
+The kernel version is not in a trace.  The 6.1 probes give themselves away, and so does the address of a failed attempt;
+otherwise a piece of the trace is replayed with every profile and the one that agrees best is taken: the profiles differ
+in where purged areas go, so a few purges tell them apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmalloc.areas.states import is_error_value
+from vmalloc.kernels import PROFILES, KernelProfile, nr_vmap_nodes, profile
+from vmalloc.trace.events import ALLOC, ALLOC_FAILED, FREE, PURGE, Trace
+from vmalloc.trace.replay.engine import Engine
+from vmalloc.trace.replay.markers import Reading, in_flight, locate
+from vmalloc.trace.replay.plan import Plan, make_plan
+from vmalloc.trace.replay.result import Mismatch, ReplayResult, SnapshotDifference
+from vmalloc.trace.replay.start import (
+    Start,
+    chunk_groups,
+    make_allocator,
+    rewound_areas,
+    since_boot,
+    vmalloc_window,
+)
+from vmalloc.trace.replay.verdicts import AGREED, COUNTERS, UNEXPLAINED, VERDICT_NAMES
+from vmalloc.trace.vmallocinfo import Snapshot
+
+__all__ = ["replay"]
+
+#: How much later than it happened an event may be written, in nanoseconds (a CPU that pauses between the two).
+SLACK = 20_000_000
+
+#: Events between two calls of ``progress``.
+STEP = 1 << 16
+
+#: How much of a trace is replayed per profile to find the kernel version: purges that took something, and events.
+PROBE_PURGES = 16
+PROBE_EVENTS = 200_000
+
+#: How many shapes of the free tree are tried for a start whose shape is not known, and on how many events at most.
+SHAPES = 32
+SHAPE_EVENTS = 60_000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What a replay needs to know beside the trace."""
+
+    window: tuple[int, int]
+    page_shift: int
+    cpus: int
+    start: Start
+    before: Reading
+    snapshots: list[Snapshot]
+    open_loop: bool
+
+
+def replay(
+    trace: Trace,
+    *,
+    before: Snapshot | None = None,
+    after: Sequence[Snapshot] = (),
+    kernel: str | None = None,
+    cpus: int | None = None,
+    open_loop: bool = False,
+    progress: Progress | None = None,
+) -> ReplayResult:
+    """Replays a trace on the address-space allocator and compares every address with the recorded one.
+
+    Args:
+        trace: from ``ftrace.read_trace``.
+        before: the snapshot the trace starts from; without one the start is found out (``start``).
+        after: snapshots to compare with, each at the moment it was read (``markers``).
+        kernel: version such as ``"6.12"``; None finds it out.
+        cpus: possible CPUs of the recorded machine; None takes the trace's header.
+        open_loop: never correct the state to the recorded address.
+        progress: called with (events done, events in all) now and then.
+
+    Raises:
+        TraceError: nothing to replay, or snapshots that contradict the trace.
+        ValueError: an unknown kernel version, or not at least one CPU.
+    """
+    setting = _setting(trace, before, after, cpus, open_loop)
+    version, known_from = _kernel(trace, setting, kernel)
+    shape = _shape(trace, setting, version)
+    result = ReplayResult(
+        trace=trace.name, kernel=version.name, kernel_from=known_from, cpus=setting.cpus,
+        nodes=_nodes(version, setting), page_size=1 << setting.page_shift,
+        vmalloc_start=setting.window[0], vmalloc_end=setting.window[1], start=setting.start.kind, shape=shape, open_loop=open_loop,
+        lost_events=trace.lost_events, overwritten=trace.overwritten,
+    )
+    began = time.perf_counter()
+    engine, plan = _engine(trace, setting, version, shape)
+    skipped = int(np.count_nonzero(np.frombuffer(plan.done, dtype=np.uint8))) if len(trace) else 0
+    stops = sorted(((locate(trace, s.name, "after"), s) for s in after), key=lambda stop: stop[0].begin)
+    at = 0
+    for reading, snapshot in stops:
+        at = _run(engine, at, max(at, reading.begin), len(trace), progress)
+        result.snapshots.append(_compare(engine, trace, reading, snapshot))
+    _run(engine, at, len(trace), len(trace), progress)
+    result.seconds = time.perf_counter() - began
+    result.skipped_events = skipped
+    result.events = len(trace) - skipped
+    _count(result, trace, engine, plan, setting)
+    return result
+
+
+def _setting(
+    trace: Trace, before: Snapshot | None, after: Sequence[Snapshot], cpus: int | None, open_loop: bool
+) -> _Setting:
+    """Finds out what was recorded."""
+    window = vmalloc_window(trace)
+    if cpus is not None and cpus < 1:
+        raise ValueError(f"a machine needs at least one CPU, got {cpus}")
+    highest = max(trace.events.cpu, default=0) + 1
+    number = cpus if cpus is not None else max(trace.cpus, highest)
+    reading = Reading(0, 0)
+    if before is not None:
+        start = Start("snapshot", tuple(before.areas))
+        reading = locate(trace, before.name, "before")
+    elif since_boot(trace, window):
+        start = Start("boot")
+    elif after:
+        first = min(after, key=lambda s: locate(trace, s.name, "after").begin)
+        start = Start("rewound", rewound_areas(trace, first, locate(trace, first.name, "after").begin))
+    else:
+        start = Start("unknown")
+    snapshots = ([before] if before is not None else []) + list(after)
+    return _Setting(window, _page_shift(trace), number, start, reading, snapshots, open_loop)
+
+
+def _page_shift(trace: Trace) -> int:
+    """log2 of the base page: the largest of 64, 16 and 4 KiB that divides every size."""
+    events = trace.events
+    kind = np.frombuffer(events.kind, dtype=np.uint8)
+    chosen = kind == ALLOC
+    start = np.frombuffer(events.va_start, dtype=np.uint64)[chosen]
+    bits = start | np.frombuffer(events.va_end, dtype=np.uint64)[chosen]
+    union = int(np.bitwise_or.reduce(bits)) if len(bits) else 4096
+    return next((shift for shift in (16, 14) if union % (1 << shift) == 0), 12)
+
+
+def _nodes(kernel: KernelProfile, setting: _Setting) -> int:
+    """Vmap nodes of the recorded kernel."""
+    return nr_vmap_nodes(kernel, setting.cpus, word_bits=64 if setting.window[1] >> 32 else 32)
+
+
+def _kernel(trace: Trace, setting: _Setting, asked: str | None) -> tuple[KernelProfile, str]:
+    """The version profile, and how it is known."""
+    if asked is not None:
+        return profile(asked), "given"
+    if trace.source == "kprobes":
+        return PROFILES["6.1"], "the probes are those of kernels without tracepoints"
+    kind = np.frombuffer(trace.events.kind, dtype=np.uint8)
+    failures = np.flatnonzero(kind == ALLOC_FAILED).tolist()
+    if any(is_error_value(trace.events.va_start[i]) for i in failures):
+        return PROFILES["6.19"], "failed attempts print an errno"
+    last = _probe_end(trace)
+    names = ("6.12", "6.1") if failures else ("6.19", "6.12", "6.1")
+    scores = {name: _probe(trace, setting, PROFILES[name], 0, last) for name in names}
+    best = max(scores, key=lambda name: scores[name])
+    return PROFILES[best], f"it agrees best on the first {last:,} events"
+
+
+def _shape(trace: Trace, setting: _Setting, kernel: KernelProfile) -> int:
+    """The shape of the free tree at the start that agrees best with a piece of the trace; 0 when it is known."""
+    if setting.start.kind not in ("snapshot", "rewound"):
+        return 0
+    last = min(_probe_end(trace), SHAPE_EVENTS)
+    best, best_score = 0, (-1, 0)
+    for shape in range(SHAPES):
+        score = _probe(trace, setting, kernel, shape, last)
+        if score > best_score:
+            best, best_score = shape, score
+    return best
+
+
+def _probe(trace: Trace, setting: _Setting, kernel: KernelProfile, shape: int, last: int) -> tuple[int, int]:
+    """How well the first ``last`` events agree: (agreed, minus the reorderings that took)."""
+    engine, plan = _engine(trace, setting, kernel, shape)
+    engine.run(0, last)
+    verdict = np.frombuffer(plan.verdict, dtype=np.uint8)
+    return int(np.count_nonzero(verdict == AGREED)), -plan.counter[COUNTERS.index("reordered")]
+
+
+def _probe_end(trace: Trace) -> int:
+    """The event up to which the trace is replayed to find its kernel version."""
+    kind = np.frombuffer(trace.events.kind, dtype=np.uint8)
+    count = np.frombuffer(trace.events.count, dtype=np.uint64)
+    purges = np.flatnonzero((kind == PURGE) & (count > 0))
+    last = int(purges[PROBE_PURGES - 1]) + 4096 if len(purges) >= PROBE_PURGES else len(kind)
+    return min(len(kind), last, PROBE_EVENTS)
+
+
+def _engine(trace: Trace, setting: _Setting, kernel: KernelProfile, shape: int) -> tuple[Engine, Plan]:
+    """An engine in the start state, with the events before the snapshot already done."""
+    allocator = make_allocator(
+        kernel, setting.window, _nodes(kernel, setting), setting.page_shift, setting.start, shape, trace.name
+    )
+    plan = make_plan(trace)
+    plan.busy_bytes = sum(area.end - area.start for area in setting.start.areas if area.kind != "unpurged")
+    _skip_before(trace, plan, setting)
+    groups = chunk_groups(trace, setting.window, setting.snapshots)
+    exact = setting.start.kind == "boot" and not trace.lost_events
+    counted = setting.start.kind in ("boot", "snapshot") and not trace.lost_events
+    return Engine(allocator, trace, plan, groups, SLACK, exact, counted, not setting.open_loop), plan
+
+
+def _skip_before(trace: Trace, plan: Plan, setting: _Setting) -> None:
+    """Marks what the snapshot before already contains as done: older events, and areas in flight that it shows."""
+    events = trace.events
+    reading = setting.before
+    busy = {area.start for area in setting.start.areas if area.kind != "unpurged"}
+    for i in range(reading.begin):
+        plan.done[i] = 1
+    for i in range(reading.begin, reading.end):
+        kind, start = events.kind[i], events.va_start[i]
+        if (kind == ALLOC and start in busy) or (kind == FREE and start not in busy):
+            plan.done[i] = 1
+    done = sum(1 for event in plan.purge_event if event < reading.begin)
+    for column in (plan.purge_event, plan.purge_flush, plan.purge_bound, plan.purge_count, plan.purge_full):
+        del column[:done]
+
+
+def _run(engine: Engine, first: int, last: int, total: int, progress: Progress | None) -> int:
+    """Runs the events ``[first, last)`` in steps; returns ``last``."""
+    while first < last:
+        upto = min(last, first + STEP)
+        engine.run(first, upto)
+        first = upto
+        if progress is not None:
+            progress(first, total)
+    return last
+
+
+def _compare(engine: Engine, trace: Trace, reading: Reading, snapshot: Snapshot) -> SnapshotDifference:
+    """Compares the model, which has just reached ``reading.begin``, with a snapshot."""
+    nodes, rows = engine.allocator.nodes, engine.allocator.rows
+
+    def ranges(of: Callable[[int], list[int]]) -> set[tuple[int, int]]:
+        found = (rows.get(v) for n in range(nodes.nr_nodes) for v in of(n))
+        return {(row["va_start"], row["va_end"]) for row in found}
+
+    moving = in_flight(trace, reading)
+    busy, lazy = ranges(nodes.busy), ranges(nodes.lazy)
+    shown_busy = {(area.start, area.end) for area in snapshot.busy}
+    shown_lazy = {(area.start, area.end) for area in snapshot.unpurged}
+    differences = (shown_busy - busy, busy - shown_busy, shown_lazy - lazy, lazy - shown_lazy)
+    settled = [tuple(sorted(r for r in d if r[0] not in moving)) for d in differences]
+    left_out = {r for d in differences for r in d if r[0] in moving}
+    return SnapshotDifference(snapshot.name, reading.begin, settled[0], settled[1], settled[2], settled[3], len(left_out))
+
+
+def _count(result: ReplayResult, trace: Trace, engine: Engine, plan: Plan, setting: _Setting) -> None:
+    """Fills the counts of ``result``."""
+    kind = np.frombuffer(trace.events.kind, dtype=np.uint8)
+    verdict = np.frombuffer(plan.verdict, dtype=np.uint8)
+    counters = dict(zip(COUNTERS, plan.counter, strict=True))
+    replayed = kind.copy()
+    replayed[: setting.before.begin] = 0
+    failures = counters.pop("failures_agreed") + counters["failures_wrong"]
+    judged = np.bincount(verdict, minlength=UNEXPLAINED + 1)
+    result.placements = int(judged[AGREED:].sum())
+    result.allocations = result.placements + failures
+    result.frees = int(np.count_nonzero(replayed == FREE))
+    result.purges = int(np.count_nonzero(replayed == PURGE))
+    result.agreed = int(judged[AGREED]) + failures - counters["failures_wrong"]
+    result.mismatches = {VERDICT_NAMES[v]: int(judged[v]) for v in range(AGREED + 1, UNEXPLAINED + 1) if judged[v]}
+    result.reordered = counters.pop("reordered")
+    result.corrected = counters.pop("corrected")
+    result.unexplained = int(judged[UNEXPLAINED]) + counters["failures_wrong"]
+    result.assumptions = {name: count for name, count in counters.items() if count}
+    result.first_mismatch = _first_mismatch(trace, engine.first_offer, verdict)
+    result.peak_busy_bytes = engine.peak_busy_bytes
+    low, high = setting.window
+    holes = [min(end, high + 1) - max(start, low) for start, end in engine.allocator.free.blocks()]
+    holes = [hole for hole in holes if hole > 0]
+    result.largest_hole, result.free_bytes = max(holes, default=0), sum(holes)
+
+
+def _first_mismatch(trace: Trace, offered: int, verdict: np.ndarray) -> Mismatch | None:
+    """The first allocation that was not placed at the recorded address."""
+    wrong = np.flatnonzero(verdict > AGREED)
+    if not len(wrong):
+        return None
+    i, events = int(wrong[0]), trace.events
+    return Mismatch(
+        i, events.line[i], events.timestamp[i], events.cpu[i], events.pid[i], events.va_end[i] - events.va_start[i],
+        events.align[i], events.va_start[i], offered, VERDICT_NAMES[verdict[i]],
+    )
