@@ -4,12 +4,13 @@ cimport cython
 
 from vmalloc.areas.free_tree cimport ERROR_VALUES
 from vmalloc.areas.pools cimport NO_CLASS
-from vmalloc.areas.rows cimport LAZY, LOOSE, NIL, POOLED, PURGING, vmap_area
+from vmalloc.areas.rows cimport LAZY, LOOSE, MAX_POOL_PAGES, NIL, POOLED, PURGING, vmap_area
 from vmalloc.trace.replay.hypotheses cimport Hypotheses
 from vmalloc.trace.replay.schedule cimport (
     ALIASES,
     CORRECTED,
     DEMOTED,
+    EVICTED,
     HIDDEN,
     HIDES,
     NOT_PLACED,
@@ -51,6 +52,9 @@ cdef class Corrections(Hypotheses):
 
     @cython.locals(row="vmap_area*", flags=uint32_t)
     cdef void correct(self, uint32_t i) noexcept nogil
+
+    @cython.locals(row="vmap_area*", c=uint32_t, n=uint32_t, v=uint32_t, w=uint32_t)
+    cdef void clear_range(self, uint64_t start, uint64_t end) noexcept nogil
 
     cdef bint settle(self, uint32_t i, uint32_t v, uint32_t flags) noexcept nogil
 

@@ -31,8 +31,8 @@ from vmalloc.trace.replay.hypotheses import Hypotheses
 if not cython.compiled:
     from vmalloc.areas.free_tree import ERROR_VALUES
     from vmalloc.areas.pools import NO_CLASS
-    from vmalloc.areas.states import LAZY, LOOSE, NIL, POOLED, PURGING
-    from vmalloc.trace.replay.schedule import ALIASES, CORRECTED, DEMOTED, HIDDEN, HIDES, NOT_PLACED, REJECTIONS
+    from vmalloc.areas.states import LAZY, LOOSE, MAX_POOL_PAGES, NIL, POOLED, PURGING
+    from vmalloc.trace.replay.schedule import ALIASES, CORRECTED, DEMOTED, EVICTED, HIDDEN, HIDES, NOT_PLACED, REJECTIONS
     from vmalloc.trace.replay.verdicts import ORDER, POOL_STATE, PURGE_MOMENT, TREE_SHAPE, UNEXPLAINED
 
     PATIENCE = 2
@@ -155,17 +155,46 @@ class Corrections(Hypotheses):
                 self.settle(i, self.found, flags)
                 return
         self.unhide(self.va_start[i], self.va_end[i])
-        if self.allocator.free.holds(self.va_start[i], self.va_end[i]):
-            if self.head != NIL:
-                self.reject_head()
-            else:
-                self.demote(i)
-                self.hide_offer(i)
-            if self.allocator.place(self.va_start[i], self.va_end[i], flags) == 0:
-                self.busy_bytes += self.size_of(i)
-                return
+        if not self.allocator.free.holds(self.va_start[i], self.va_end[i]):
+            self.clear_range(self.va_start[i], self.va_end[i])
+        elif self.head != NIL:
+            self.reject_head()
+        else:
+            self.demote(i)
+            self.hide_offer(i)
+        if self.allocator.place(self.va_start[i], self.va_end[i], flags) == 0:
+            self.busy_bytes += self.size_of(i)
+            return
         self.counter[CORRECTED] -= 1
         self.counter[NOT_PLACED] += 1
+
+    def clear_range(self, start, end):
+        """Returns whatever overlaps ``[start, end)`` to the free set: the kernel allocates there, so it must be free.
+
+        Pool entries were decayed earlier than the model thinks, lazy areas purged, busy areas freed (the event of their
+        free comes later, or was lost; it will count as unknown).
+        """
+        row = self.allocator.rows.row
+        for c in range(self.allocator.nodes.nr_nodes * MAX_POOL_PAGES):
+            v = self.allocator.nodes.pools.pool[c].head
+            while v != NIL:
+                w = row[v].list_next
+                if row[v].va_start < end and start < row[v].va_end and self.allocator.nodes.pools.remove(c, v):
+                    row[v].state = LOOSE
+                    self.allocator.purge.give(v)
+                v = w
+        for n in range(self.allocator.nodes.nr_nodes):
+            v = self.allocator.nodes.maps.at_or_below(self.allocator.nodes.nr_nodes + n, end - 1)
+            while v != NIL and row[v].va_end > start and self.allocator.nodes.unlink_lazy(v) != NIL:
+                self.allocator.purge.give(v)
+                v = self.allocator.nodes.maps.at_or_below(self.allocator.nodes.nr_nodes + n, end - 1)
+            v = self.allocator.nodes.maps.at_or_below(n, end - 1)
+            while v != NIL and row[v].va_end > start:
+                self.busy_bytes -= row[v].va_end - row[v].va_start
+                self.allocator.nodes.unlink_exact(row[v].va_start)
+                self.allocator.purge.give(v)
+                self.counter[EVICTED] += 1
+                v = self.allocator.nodes.maps.at_or_below(n, end - 1)
 
     def settle(self, i, v, flags):
         """Makes row ``v``, which is in no structure any more, the busy area of allocation ``i``."""

@@ -213,8 +213,24 @@ def _engine(trace: Trace, setting: _Setting, kernel: KernelProfile, shape: int) 
     _skip_before(trace, plan, setting)
     groups = chunk_groups(trace, setting.window, setting.snapshots)
     exact = setting.start.kind == "boot" and not trace.lost_events
-    counted = setting.start.kind in ("boot", "snapshot") and not trace.lost_events
+    counted = exact or (setting.start.kind == "snapshot" and _lazy_pages_agree(trace, plan, setting))
     return Engine(allocator, trace, plan, groups, SLACK, exact, counted, not setting.open_loop), plan
+
+
+def _lazy_pages_agree(trace: Trace, plan: Plan, setting: _Setting) -> bool:
+    """Tells whether the first free finds as many lazy pages as the snapshot shows: nothing was freed in between."""
+    events = trace.events
+    size = {area.start: area.end - area.start for area in setting.start.areas}
+    lazy = sum(area.end - area.start for area in setting.start.areas if area.kind == "unpurged")
+    for i in range(len(events)):
+        if events.kind[i] == ALLOC:
+            size[events.va_start[i]] = events.va_end[i] - events.va_start[i]
+        elif events.kind[i] == FREE and not plan.done[i]:
+            freed = size.get(events.va_start[i])
+            return freed is not None and lazy + freed == events.count[i] << setting.page_shift
+        elif events.kind[i] == PURGE and not plan.done[i]:
+            return True
+    return True
 
 
 def _skip_before(trace: Trace, plan: Plan, setting: _Setting) -> None:

@@ -46,9 +46,10 @@ cdef enum:
     FAILURES_WRONG = 11
     CORRECTED = 12
     NOT_PLACED = 13
-    DEMOTED = 14
-    HIDDEN = 15
-    NR_COUNTERS = 16
+    EVICTED = 14
+    DEMOTED = 15
+    HIDDEN = 16
+    NR_COUNTERS = 17
 
 cdef enum:
     RECENT = 4096
@@ -109,10 +110,11 @@ cdef class Schedule:
     cdef uint32_t journal_alias[4096]
     cdef uint32_t marked_k
     cdef bint marked_begun
+    cdef bint marked_counts_known
     cdef uint64_t marked_busy_bytes
     cdef uint64_t marked_peak
     cdef uint64_t marked_recent
-    cdef uint64_t marked_counter[16]
+    cdef uint64_t marked_counter[17]
 
     cdef void happened(self, uint32_t i, uint32_t alias) noexcept nogil
 

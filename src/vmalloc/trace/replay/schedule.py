@@ -41,7 +41,7 @@ if not cython.compiled:
     (
         REORDERED, CPU_MOVED, FREES_EARLY, FREES_LATE, PURGES_BEGUN_EARLY, PURGES_BEGUN_BY_COUNT, POPULATED_EARLY,
         UNKNOWN_FREES, PURGE_COUNTS_WRONG, CHUNKS_WRONG, FAILURES_AGREED, FAILURES_WRONG, CORRECTED, NOT_PLACED,
-        DEMOTED, HIDDEN,
+        EVICTED, DEMOTED, HIDDEN,
     ) = range(len(COUNTERS))
 
 __all__ = ["Schedule"]
@@ -57,7 +57,8 @@ class Schedule:
         groups: geometry of per-CPU chunks (``PcpuGroups``), or None when the trace has none.
         slack: how much later than it happened an event may be written, in the trace's time unit (ns).
         state_known: the start is exact (an empty space at boot).
-        counts_known: the lazy sets at the start are exact, so ``num_purged`` can be relied on.
+        counts_known: the lazy sets at the start are exact, so ``num_purged`` can be relied on; if not, they are so after
+            the first purge, which takes them all.
     """
 
     def __init__(self, allocator, trace, plan, groups, slack, state_known, counts_known):
@@ -125,6 +126,7 @@ class Schedule:
         self.nr_journal = 0
         self.marked_k = self.k
         self.marked_begun = self.begun
+        self.marked_counts_known = self.counts_known
         self.marked_busy_bytes = self.busy_bytes
         self.marked_peak = self.peak_busy_bytes
         self.marked_recent = self.recent_frees
@@ -149,6 +151,7 @@ class Schedule:
                 self.notes.insert(ALIASES, self.va_start[n], self.journal_alias[self.nr_journal])
         self.k = self.marked_k
         self.begun = self.marked_begun
+        self.counts_known = self.marked_counts_known
         self.busy_bytes = self.marked_busy_bytes
         self.peak_busy_bytes = self.marked_peak
         self.recent_frees = self.marked_recent
@@ -281,6 +284,8 @@ class Schedule:
             cython.ulonglong, self.purge_count[self.k]
         ):
             self.counter[PURGE_COUNTS_WRONG] += 1
+        # Whatever was lazy before is gone: from here on the lazy sets are those the trace tells of.
+        self.counts_known = True
         self.k += 1
         self.begun = False
         self.happened(i, 0)

@@ -36,7 +36,8 @@ COUNTERS = (
     "failures_agreed",  # failed attempts that failed here too
     "failures_wrong",  # failed attempts that found room here
     "corrected",  # states corrected to the recorded address
-    "not_placed",  # corrections that were impossible: the recorded range is busy here
+    "not_placed",  # corrections that were impossible: part of the recorded range is being purged
+    "evicted",  # busy areas that a correction had to free, because the kernel allocates where they are
     "demoted",  # small free blocks re-linked as leaves, because a search should not have met them
     "hidden",  # ranges taken out of the free set, because the kernel shows they are not free
 )
