@@ -33,7 +33,7 @@ help:
 	@echo "make clean      remove what was built, the environment included"
 
 run: $(BUILT)
-	@$(BIN)/vmalloc $(or $(ARGS),--help)
+	@$(BIN)/vmalloc $(or $(ARGS),replay --open-loop)
 
 test: $(BUILT)
 	@echo "== tests, compiled"

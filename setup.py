@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 GENERATED = Path("build", "cython")
-OPTIMISE = ["/O2"] if sys.platform == "win32" else ["-O3"]
+OPTIMISE = ["/O2"] if sys.platform == "win32" else ["-O3", "-Wno-sign-compare"]
 
 DIRECTIVES = {
     "language_level": 3,

@@ -236,10 +236,10 @@ def run_history(kernel: str, seed: int, steps: int, nr_pages: int) -> None:
 
 @pytest.mark.both_builds
 @pytest.mark.parametrize("kernel", ["6.1", "6.12", "6.19"])
-@settings(max_examples=2)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1 << 32))
 def test_long_histories_agree_with_the_oracle(kernel: str, seed: int) -> None:
-    run_history(kernel, seed, 300, 500)
+    run_history(kernel, seed, 800, 500)
 
 
 @pytest.mark.campaign

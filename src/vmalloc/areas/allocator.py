@@ -18,7 +18,7 @@ from vmalloc.areas.rows import AreaRows
 if not cython.compiled:
     from vmalloc.areas.free_tree import ADDRESS_MAX, ERROR_VALUES
     from vmalloc.areas.pools import NO_CLASS
-    from vmalloc.areas.states import BUSY, EINVAL, ENOMEM, MAX_POOL_PAGES, NIL
+    from vmalloc.areas.states import EINVAL, ENOMEM, NIL
 
 __all__ = ["Allocator"]
 

@@ -211,4 +211,5 @@ def resized(pointer, size):
         if grown == cython.NULL:
             free(pointer)
         return grown
-    return None
+    else:
+        raise TypeError("uncompiled there are lists, which need no realloc")

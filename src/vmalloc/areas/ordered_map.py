@@ -383,8 +383,12 @@ class OrderedMaps:
     def poke(self, m, i, k, field, value):
         """Overwrites entry ``k`` of run ``i`` of map ``m``, or the run's or the map's own fields.
 
-        For the tests that break structures on purpose, and for nothing else.
+        For the tests that break structures on purpose, and for nothing else. ``next_spare`` takes ``i`` as a number in
+        the pool of runs.
         """
+        if field == "next_spare":
+            self.block[i].next_spare = value
+            return
         b = self.map[m].block[i]
         if field == "key":
             self.block[b].keys[k] = value
@@ -396,7 +400,5 @@ class OrderedMaps:
             self.block[b].count = value
         elif field == "total":
             self.map[m].count = value
-        elif field == "next_spare":
-            self.block[i].next_spare = value
         else:
             raise KeyError(field)

@@ -32,7 +32,16 @@ if not cython.compiled:
     from vmalloc.areas.free_tree import ERROR_VALUES
     from vmalloc.areas.pools import NO_CLASS
     from vmalloc.areas.states import LAZY, LOOSE, MAX_POOL_PAGES, NIL, POOLED, PURGING
-    from vmalloc.trace.replay.schedule import ALIASES, CORRECTED, DEMOTED, EVICTED, HIDDEN, HIDES, NOT_PLACED, REJECTIONS
+    from vmalloc.trace.replay.schedule import (
+        ALIASES,
+        CORRECTED,
+        DEMOTED,
+        EVICTED,
+        HIDDEN,
+        HIDES,
+        NOT_PLACED,
+        REJECTIONS,
+    )
     from vmalloc.trace.replay.verdicts import ORDER, POOL_STATE, PURGE_MOMENT, TREE_SHAPE, UNEXPLAINED
 
     PATIENCE = 2

@@ -1,0 +1,107 @@
+"""``vmalloc replay``: a recorded kernel trace against the allocator."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vmalloc.trace.ftrace import read_trace
+from vmalloc.trace.replay.replay import Progress, replay
+from vmalloc.trace.replay.result import ReplayResult
+from vmalloc.trace.shipped import shipped_snapshots, shipped_trace
+from vmalloc.trace.vmallocinfo import read_snapshot
+
+if TYPE_CHECKING:
+    from vmalloc.trace.events import Trace
+
+__all__ = ["add_parser"]
+
+_EPILOG = """\
+TRACE is ftrace text (/sys/kernel/tracing/trace), `trace-cmd report` text, or the kprobe events of kernels without the
+vmalloc tracepoints; several files are read one after the other. Files may be plain, .gz, .xz or .zst, or - for standard
+input. Without TRACE, the recording that comes with the package is replayed from the kernel's boot on.
+
+Exit status: 0 the replay is sound; 1 an address is unexplained, or a snapshot differs; 2 the request or a file is bad.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser of ``vmalloc``."""
+    parser = commands.add_parser(
+        "replay",
+        help="replay a recorded kernel trace and compare every address",
+        description="Replays a trace of a real kernel and compares every address with the kernel's.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("trace", nargs="*", metavar="TRACE", help="recording; default: the one shipped")
+    parser.add_argument("--before", metavar="SNAPSHOT", help="/proc/vmallocinfo (real addresses) the trace starts from")
+    parser.add_argument(
+        "--after", metavar="SNAPSHOT", action="append", default=[], help="snapshot to compare with; may be repeated"
+    )
+    parser.add_argument("--kernel", metavar="VERSION", help="6.1, 6.12, 6.19, or any release; default: find out")
+    parser.add_argument("--cpus", type=int, metavar="N", help="possible CPUs of the kernel; default: from the trace")
+    parser.add_argument("--machine", choices=["areas"], default="areas", help="what to replay on (default: areas)")
+    parser.add_argument("--open-loop", action="store_true", help="never correct the state to the recorded address")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the report")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status."""
+    traces, after = arguments.trace, arguments.after
+    if not traces:
+        traces = [str(shipped_trace())]
+        after = after or [str(path) for path in shipped_snapshots()]
+    began = time.perf_counter()
+    before = read_snapshot(arguments.before) if arguments.before else None
+    snapshots = [read_snapshot(path) for path in after]
+    with _progress() as bars:
+        trace: Trace = read_trace(traces, progress=bars("reading", None))
+        read_seconds = time.perf_counter() - began
+        result = replay(
+            trace, before=before, after=snapshots, kernel=arguments.kernel, cpus=arguments.cpus,
+            open_loop=arguments.open_loop, progress=bars("replaying", len(trace)),
+        )
+    result.read_seconds = read_seconds
+    if arguments.json:
+        print(json.dumps(result.as_json(), indent=2))
+    else:
+        from vmalloc.cli.report import print_report
+
+        print_report(result)
+    return 1 if _bad(result) else 0
+
+
+def _bad(result: ReplayResult) -> bool:
+    """Tells whether the replay contradicts the kernel in a way nothing explains."""
+    return bool(result.unexplained or result.after_snapshot_differences)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Yields a maker of progress callbacks: bars on standard error when that is a terminal, nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda text, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+
+        def make(text: str, total: int | None) -> Progress:
+            task = bars.add_task(text, total=total)
+
+            def update(done: int, of: int | None) -> None:
+                bars.update(task, completed=done, total=of)
+
+            return update
+
+        yield make
