@@ -86,5 +86,5 @@ def parse_size(text: str) -> int:
     unit = words[len(digits) :].strip().upper().rstrip("B").rstrip("I")
     factor = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}.get(unit)
     if factor is None or not digits.isdigit():
-        raise ValueError(f"not a size: {text!r}; write a whole number with an optional unit, such as 4096, 64KiB or 4GiB")
+        raise ValueError(f"not a size: {text!r}; write a whole number and perhaps a unit: 4096, 64KiB, 4GiB")
     return int(digits) * factor

@@ -1,4 +1,5 @@
-"""The allocator's hot core: one attempt to allocate, one free, in the kernel's steps and with the kernel's error values.
+"""The allocator's hot core: one attempt to allocate, one free, in the kernel's steps and with the kernel's error
+values.
 
 Idea: the verbs of ``alloc_vmap_area`` that decide an address (specification section 1.10, steps 3 to 9) and of
 ``free_vmap_area_noflush`` (4.2), without policy: who retries, who purges, who raises is ``address_space`` (for Python

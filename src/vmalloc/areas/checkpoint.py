@@ -1,8 +1,9 @@
 """Checkpoints of an allocator: remember all of it, try something, and come back exactly.
 
-Idea: a replay sometimes has to ask "would the recorded address appear if that other CPU had gone first?".  An allocation
-cannot be undone step by step - giving a block back merges records and may leave another tree *shape* - so the whole state
-is copied: a few block copies, some 100 microseconds for ten thousand areas, no allocation after the first time.
+Idea: a replay sometimes has to ask "would the recorded address appear if that other CPU had gone first?".  An
+allocation cannot be undone step by step - giving a block back merges records and may leave another tree *shape* - so
+the whole state is copied: a few block copies, some 100 microseconds for ten thousand areas, no allocation after the
+first time.
 
 A restore keeps the tables where they are and only puts their contents back; tables that grew in between stay grown.
 Valid only while ``save`` returned 0; one checkpoint serves any number of saves.

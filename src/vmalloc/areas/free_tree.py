@@ -1,8 +1,8 @@
 """The free set: every range that is neither allocated, nor lazy, nor pooled; and the search for a block in it.
 
 Idea: one red-black tree of disjoint, never adjacent blocks (``rbtree``), searched with the subtree maxima for the block
-that Linux would choose.  ``search`` is the kernel's ``find_vmap_lowest_match`` (specification section 1.7), ``clip`` its
-four fits (1.8), ``give`` its merge (1.9).
+that Linux would choose.  ``search`` is the kernel's ``find_vmap_lowest_match`` (specification section 1.7), ``clip``
+its four fits (1.8), ``give`` its merge (1.9).
 
 What a reader has to know before changing anything here:
 
@@ -10,8 +10,8 @@ What a reader has to know before changing anything here:
   ``size + align - 1`` bytes, prunes by the maxima, and so **depends on the shape of the tree**; it need not return the
   lowest fit, and may fail although a block fits.  That is the kernel's behaviour, and recorded addresses can be met
   only by keeping it.
-* The record of a block keeps its place when the block shrinks or grows.  In a split in the middle the old record becomes
-  the *right* part and a new record the left one; in a merge on both sides the *lower* record survives.
+* The record of a block keeps its place when the block shrinks or grows.  In a split in the middle the old record
+  becomes the *right* part and a new record the left one; in a merge on both sides the *lower* record survives.
 * The free space is not limited to the vmalloc range: it starts as ``[1, 2**64 - 1)`` (1.5), and the low block and the
   tail block stay in the tree for ever and shape it.
 
@@ -63,8 +63,8 @@ class FreeTree(RbTree):
     def search(self, size, align, vstart, adjust):
         """The kernel's lowest match (section 1.7): a block that fits, or ``NIL``.
 
-        ``adjust`` widens what the maxima are compared with to ``size + align - 1``; the fit itself is always tested with
-        the real size.
+        ``adjust`` widens what the maxima are compared with to ``size + align - 1``; the fit itself is always tested
+        with the real size.
         """
         row = self.rows.row
         want = size
@@ -112,7 +112,8 @@ class FreeTree(RbTree):
     def take(self, size, align, vstart, vend):
         """Searches a block and clips ``[start, start + size)`` out of it; the start, or an error value unchanged.
 
-        ``-ENOMEM``: no record for a split. ``-EINVAL``: aligning wrapped round to address 0, which a window from 0 allows.
+        ``-ENOMEM``: no record for a split. ``-EINVAL``: aligning wrapped round to address 0, which a window from 0
+        allows.
         """
         start = self.choose(size, align, vstart, vend)
         if start >= ERROR_VALUES:

@@ -6,13 +6,13 @@ areas such a tree costs twenty dependent cache misses per look-up.  Here a map i
 keys: a binary search over the runs' lowest keys (one per run, in one array), one inside the run, and a short move.  All
 maps of an allocator share one pool of runs.
 
-Shape: ``map[m].first`` and ``map[m].block`` list the runs of map ``m`` in ascending order; run ``b`` has ``block[b].count``
-keys and values.
+Shape: ``map[m].first`` and ``map[m].block`` list the runs of map ``m`` in ascending order; run ``b`` has
+``block[b].count`` keys and values.
 
-Invariants (``validate.validate_ordered_maps``): keys ascend strictly within and across runs; ``first[i]`` is at most the
-lowest key of run ``i`` and above every key of run ``i - 1``; no run is empty except the only run of an empty map, which
-has none; ``count`` is the sum over the runs.  A run that falls under a quarter joins its neighbour when both fit in half
-a run, so the memory stays within a constant of what is used.
+Invariants (``validate.validate_ordered_maps``): keys ascend strictly within and across runs; ``first[i]`` is at most
+the lowest key of run ``i`` and above every key of run ``i - 1``; no run is empty except the only run of an empty map,
+which has none; ``count`` is the sum over the runs.  A run that falls under a quarter joins its neighbour when both
+fit in half a run, so the memory stays within a constant of what is used.
 
 Values are row numbers and never 0, so that 0 can say "none".
 """
@@ -238,7 +238,7 @@ class OrderedMaps:
         return value
 
     def join(self, m, i):
-        """Empties the thin run ``i`` into its left neighbour, or the right one into it, where both fit in half a run."""
+        """Empties the thin run ``i`` into its neighbour, or that one into it, where both fit in half a run."""
         b = self.map[m].block[i]
         if self.block[b].count == 0:
             self.drop_block(m, i)

@@ -1,9 +1,9 @@
 """Congruent areas for the per-CPU allocator: one base, several ranges at fixed offsets from it, all free at once.
 
-Idea: a per-CPU chunk needs, for every group of CPUs, a range at ``base + offset[group]``.  ``find_base`` is the kernel's
-search (specification section 7.1): it starts at the **top** of the vmalloc range, tries to satisfy the groups round
-robin, and whenever one does not fit moves the base down to where that one fits and starts counting again; it is done
-when all others were checked against the current base.
+Idea: a per-CPU chunk needs, for every group of CPUs, a range at ``base + offset[group]``.  ``find_base`` is the
+kernel's search (specification section 7.1): it starts at the **top** of the vmalloc range, tries to satisfy the
+groups round robin, and whenever one does not fit moves the base down to where that one fits and starts counting
+again; it is done when all others were checked against the current base.
 
 Sums that may wrap are masked to 64 bits, as the kernel's unsigned arithmetic does it silently.
 """

@@ -115,7 +115,8 @@ class Pools:
         return True
 
     def insert_by_address(self, c, v):
-        """Puts row ``v`` into list ``c`` before the first entry with a lower address: where its purge would have put it.
+        """Puts row ``v`` into list ``c`` before the first entry with a lower address: where its purge would have put
+        it.
 
         For replay's corrections only; the kernel never inserts in the middle.
         """

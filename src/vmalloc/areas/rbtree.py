@@ -2,11 +2,11 @@
 
 Idea: the kernel's search for aligned requests depends on the *shape* of its free tree (specification section 1.7), so
 the tree must be rebalanced exactly as the kernel does it.  Appendix B says which textbook choices are enough: insertion
-as a red leaf, Cormen's fix-ups, and deletion through the in-order successor.  Any other balanced structure gives correct
-but different addresses.
+as a red leaf, Cormen's fix-ups, and deletion through the in-order successor.  Any other balanced structure gives
+correct but different addresses.
 
-Shape: rows of ``AreaRows`` joined by ``rb_parent``, ``rb_left``, ``rb_right``; ``NIL`` (row 0) is the leaf: black, largest
-block 0, its ``rb_parent`` scratch space of a running deletion.
+Shape: rows of ``AreaRows`` joined by ``rb_parent``, ``rb_left``, ``rb_right``; ``NIL`` (row 0) is the leaf: black,
+largest block 0, its ``rb_parent`` scratch space of a running deletion.
 
 Invariants (``validate.validate_free_tree`` checks them all, trusting nothing): ranges ascend in order and never touch;
 the root is black, no red node has a red child, every path down has the same number of black nodes;

@@ -93,7 +93,8 @@ def _progress() -> Iterator[Any]:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn())
+    percent = TextColumn("{task.percentage:3.0f}%")
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), percent, TimeRemainingColumn())
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def make(text: str, total: int | None) -> Progress:

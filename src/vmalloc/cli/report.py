@@ -49,7 +49,8 @@ def print_report(result: ReplayResult, console: Console | None = None) -> None:
             if ranges:
                 parts.append(f"{len(ranges)} {name.replace('_', ' ')} (first {format_range(*ranges[0])})")
         flight = f"; {difference.in_flight} in flight left out" if difference.in_flight else ""
-        out.print(f"snapshot {PurePath(difference.snapshot).name}: {', '.join(parts) or '0 differences'}{flight}", soft_wrap=True)
+        found = ", ".join(parts) or "0 differences"
+        out.print(f"snapshot {PurePath(difference.snapshot).name}: {found}{flight}", soft_wrap=True)
     out.print(
         f"read in {result.read_seconds:.2f} s, replayed in {result.seconds:.2f} s "
         f"({result.events_per_second / 1e6:.2f} million events per second)"
@@ -63,7 +64,8 @@ def _what(result: ReplayResult) -> Table:
     table.add_column(overflow="fold")
     table.add_row("trace", result.trace)
     table.add_row("kernel", f"{result.kernel} ({result.kernel_from})")
-    table.add_row("machine", f"{_number(result.cpus, 'CPU')}, {_number(result.nodes, 'vmap node')}, {format_size(result.page_size)} pages")
+    cpus, nodes = _number(result.cpus, "CPU"), _number(result.nodes, "vmap node")
+    table.add_row("machine", f"{cpus}, {nodes}, {format_size(result.page_size)} pages")
     table.add_row("range", format_range(result.vmalloc_start, result.vmalloc_end))
     table.add_row("starts from", _STARTS[result.start] + ("; open loop" if result.open_loop else ""))
     skipped = f" ({result.skipped_events:,} older than the snapshot)" if result.skipped_events else ""
@@ -74,7 +76,8 @@ def _what(result: ReplayResult) -> Table:
     if result.lost_events or result.overwritten:
         table.add_row("lost", f"{result.lost_events:,} events lost, {result.overwritten:,} overwritten, says ftrace")
     table.add_row("peak busy", format_size(result.peak_busy_bytes))
-    table.add_row("free at end", f"largest hole {format_size(result.largest_hole)}, fragmentation {result.fragmentation:.2%}")
+    hole = format_size(result.largest_hole)
+    table.add_row("free at end", f"largest hole {hole}, fragmentation {result.fragmentation:.2%}")
     return table
 
 

@@ -13,7 +13,8 @@ cpu        H    CPU that wrote the event
 pid        i    task that wrote the event (0 is the idle task of that CPU)
 timestamp  q    nanoseconds on the trace's clock (a clock that counts events gives the count)
 va_start   Q    ALLOC, FREE: first address. ALLOC_FAILED: the error value printed. PURGE, FLUSH: start of the hull.
-                PCPU_CREATE, PCPU_DESTROY: base address of the chunk (0: hashed). PURGE_BEGIN: start handed in by the caller
+                PCPU_CREATE, PCPU_DESTROY: base address of the chunk (0: hashed). PURGE_BEGIN: start handed in by the
+                caller
 va_end     Q    ALLOC: ``va_start + size``. ALLOC_FAILED: ``size``. FREE: end if recorded (6.1), else 0. PURGE, FLUSH,
                 PURGE_BEGIN: end
 count      Q    FREE: ``nr_lazy`` in pages after adding this area (0 when not recorded). PURGE: ``num_purged``.

@@ -16,12 +16,12 @@ lazy or being purged       PURGE_MOMENT
 busy                       ORDER
 ========================== ===========================================================================================
 
-In corrected mode the recorded range is then made busy, wherever it was, and what the mismatch *proves* about the rest of
-the state is used (each rule was kept because it raised the agreement on real recordings; ``docs/fidelity.md`` has the
-figures): entries above the one the kernel took move down to their place by address, and to the free tree when that
-happens again; a block too small to be searched for is re-linked as a leaf, where a search does not meet it; a range that
-is offered in vain again and again is hidden until the kernel uses it.  In open loop nothing is corrected: the area stays
-where the model put it, under the alias of its recorded address.
+In corrected mode the recorded range is then made busy, wherever it was, and what the mismatch *proves* about the rest
+of the state is used (each rule was kept because it raised the agreement on real recordings; ``docs/fidelity.md`` has
+the figures): entries above the one the kernel took move down to their place by address, and to the free tree when that
+happens again; a block too small to be searched for is re-linked as a leaf, where a search does not meet it; a range
+that is offered in vain again and again is hidden until the kernel uses it.  In open loop nothing is corrected: the area
+stays where the model put it, under the alias of its recorded address.
 """
 
 import cython

@@ -1,8 +1,8 @@
 """The replay's loop: one recorded event after the other, without the interpreter lock.
 
-Idea: ``Schedule`` carries events out, ``Hypotheses`` explains addresses by permitted orders, ``Corrections`` judges what
-is left; this module only decides, per event, which of them is asked.  The fast path of an allocation is one choice, one
-comparison and one commit.
+Idea: ``Schedule`` carries events out, ``Hypotheses`` explains addresses by permitted orders, ``Corrections`` judges
+what is left; this module only decides, per event, which of them is asked.  The fast path of an allocation is one
+choice, one comparison and one commit.
 """
 
 import cython

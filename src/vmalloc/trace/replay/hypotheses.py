@@ -1,17 +1,17 @@
 """What could have happened, when the model's address is not the recorded one.
 
-Idea: on several CPUs the order of writing is not the order of happening (see ``schedule``).  Before an address counts as
-a mismatch, the orders that the trace *permits* are tried, and one is accepted only if under it the allocator by itself
-chooses the recorded address.  The allocator's state is never edited here, so this holds in open loop too; every accepted
-hypothesis is counted and reported.
+Idea: on several CPUs the order of writing is not the order of happening (see ``schedule``).  Before an address counts
+as a mismatch, the orders that the trace *permits* are tried, and one is accepted only if under it the allocator by
+itself chooses the recorded address.  The allocator's state is never edited here, so this holds in open loop too; every
+accepted hypothesis is counted and reported.
 
 In the order they are tried:
 
-1. *A purge was further than its events say.*  Between its begin and its end event a purge detaches, flushes, and refills
-   the pools area by area, while other CPUs allocate.  If the recorded range is on the purge list it had been refilled
-   (``try_populate``); if it is lazy, or was about to be decayed, the purge had begun (``try_purge_begun``).
-2. *Another allocation came first* (``try_reorder``): a later event of another task (or one with the very same time stamp)
-   takes the address, or a part of the range, that the model offers; carried out first, as often as needed.
+1. *A purge was further than its events say.*  Between its begin and its end event a purge detaches, flushes, and
+   refills the pools area by area, while other CPUs allocate.  If the recorded range is on the purge list it had been
+   refilled (``try_populate``); if it is lazy, or was about to be decayed, the purge had begun (``try_purge_begun``).
+2. *Another allocation came first* (``try_reorder``): a later event of another task (or one with the very same time
+   stamp) takes the address, or a part of the range, that the model offers; carried out first, as often as needed.
 3. *The task moved* (``try_other_cpu``): the pool was consulted on one CPU, the event written on another.
 
 Whatever cannot be foreseen is tried on a checkpoint and undone when it does not explain the address.
@@ -47,7 +47,7 @@ class Hypotheses(Schedule):
         self.verdict[i] = AGREED
 
     def explain(self, i):
-        """Carries out ``i`` at its recorded address if a permitted order leads there; False, unchanged, if none does."""
+        """Carries out ``i`` if a permitted order leads to its recorded address; False, unchanged, if none does."""
         if self.slack <= 0:
             return False
         return self.try_purge(i) or self.try_reorder(i) or self.try_other_cpu(i)
@@ -136,7 +136,7 @@ class Hypotheses(Schedule):
         return False
 
     def purge_shows(self, i):
-        """Tells whether beginning the next purge could make the recorded address available: a cheap test before a trial."""
+        """Tells whether beginning the next purge could free the recorded address: a cheap test before a trial."""
         row = self.allocator.rows.row
         start = self.va_start[i]
         full = self.purge_full[self.k] != 0

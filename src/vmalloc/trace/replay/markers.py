@@ -60,6 +60,5 @@ def locate(trace: Trace, file: str, role: str) -> Reading:
 def in_flight(trace: Trace, reading: Reading) -> set[int]:
     """First addresses of areas that were made or freed while the snapshot was read."""
     events = trace.events
-    return {
-        events.va_start[i] for i in range(reading.begin, min(reading.end, len(events))) if events.kind[i] in (ALLOC, FREE)
-    }
+    window = range(reading.begin, min(reading.end, len(events)))
+    return {events.va_start[i] for i in window if events.kind[i] in (ALLOC, FREE)}

@@ -1,7 +1,7 @@
 """``replay``: a recorded trace goes in, and how well the model agrees with the kernel comes out.
 
-Told from top to bottom: find out what was recorded (range, page size, CPUs, kernel version), bring an allocator into the
-state the trace starts from, run the engine - stopping where a snapshot was read, to compare - and count.
+Told from top to bottom: find out what was recorded (range, page size, CPUs, kernel version), bring an allocator into
+the state the trace starts from, run the engine - stopping where a snapshot was read, to compare - and count.
 
 The kernel version is not in a trace.  The 6.1 probes give themselves away, and so does the address of a failed attempt;
 otherwise a piece of the trace is replayed with every profile and the one that agrees best is taken: the profiles differ
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,10 @@ STEP = 1 << 16
 #: How much of a trace is replayed per profile to find the kernel version: purges that took something, and events.
 PROBE_PURGES = 16
 PROBE_EVENTS = 200_000
+
+#: Below this share of agreement on that piece, other numbers of possible CPUs are tried, these.
+ENOUGH = 0.9
+MORE_CPUS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 #: How many shapes of the free tree are tried for a start whose shape is not known, and on how many events at most.
 SHAPES = 32
@@ -92,12 +96,13 @@ def replay(
         ValueError: an unknown kernel version, or not at least one CPU.
     """
     setting = _setting(trace, before, after, cpus, open_loop)
-    version, known_from = _kernel(trace, setting, kernel)
+    version, setting, known_from = _identify(trace, setting, kernel, cpus is not None)
     shape = _shape(trace, setting, version)
     result = ReplayResult(
         trace=trace.name, kernel=version.name, kernel_from=known_from, cpus=setting.cpus,
         nodes=_nodes(version, setting), page_size=1 << setting.page_shift,
-        vmalloc_start=setting.window[0], vmalloc_end=setting.window[1], start=setting.start.kind, shape=shape, open_loop=open_loop,
+        vmalloc_start=setting.window[0], vmalloc_end=setting.window[1], start=setting.start.kind, shape=shape,
+        open_loop=open_loop,
         lost_events=trace.lost_events, overwritten=trace.overwritten,
     )
     began = time.perf_counter()
@@ -156,21 +161,46 @@ def _nodes(kernel: KernelProfile, setting: _Setting) -> int:
     return nr_vmap_nodes(kernel, setting.cpus, word_bits=64 if setting.window[1] >> 32 else 32)
 
 
-def _kernel(trace: Trace, setting: _Setting, asked: str | None) -> tuple[KernelProfile, str]:
-    """The version profile, and how it is known."""
+def _identify(
+    trace: Trace, setting: _Setting, asked: str | None, cpus_given: bool
+) -> tuple[KernelProfile, _Setting, str]:
+    """The version profile, the setting with the number of possible CPUs, and how the version is known.
+
+    The header of a trace tells the CPUs that are online; the number of vmap nodes follows the possible ones. Where the
+    header's number agrees badly, larger ones are tried.
+    """
+    names, reason = _candidates(trace, asked)
+    last = _probe_end(trace)
+    if len(names) == 1 and (cpus_given or not PROFILES[names[0]].has_nodes):
+        return PROFILES[names[0]], setting, reason
+    scores = {name: _probe(trace, setting, PROFILES[name], 0, last) for name in names}
+    best = max(scores, key=lambda name: scores[name])
+    score = scores[best]
+    tried = int(np.count_nonzero(np.frombuffer(trace.events.kind, dtype=np.uint8)[:last] == ALLOC))
+    if not cpus_given and score[0] < ENOUGH * tried:
+        for name in (n for n in names if PROFILES[n].has_nodes):
+            for number in (n for n in MORE_CPUS if n > setting.cpus):
+                larger = replace(setting, cpus=number)
+                other = _probe(trace, larger, PROFILES[name], 0, last)
+                if other > score and other[0] >= score[0] + tried // 20:
+                    best, score, found = name, other, larger
+                    reason = f"it agrees best on the first {last:,} events, with {number} possible CPUs"
+        if score != scores[best]:
+            return PROFILES[best], found, reason
+    return PROFILES[best], setting, reason or f"it agrees best on the first {last:,} events"
+
+
+def _candidates(trace: Trace, asked: str | None) -> tuple[tuple[str, ...], str]:
+    """The profiles that are possible, and the reason when there is only one."""
     if asked is not None:
-        return profile(asked), "given"
+        return (profile(asked).name,), "given"
     if trace.source == "kprobes":
-        return PROFILES["6.1"], "the probes are those of kernels without tracepoints"
+        return ("6.1",), "the probes are those of kernels without tracepoints"
     kind = np.frombuffer(trace.events.kind, dtype=np.uint8)
     failures = np.flatnonzero(kind == ALLOC_FAILED).tolist()
     if any(is_error_value(trace.events.va_start[i]) for i in failures):
-        return PROFILES["6.19"], "failed attempts print an errno"
-    last = _probe_end(trace)
-    names = ("6.12", "6.1") if failures else ("6.19", "6.12", "6.1")
-    scores = {name: _probe(trace, setting, PROFILES[name], 0, last) for name in names}
-    best = max(scores, key=lambda name: scores[name])
-    return PROFILES[best], f"it agrees best on the first {last:,} events"
+        return ("6.19",), "failed attempts print an errno"
+    return (("6.12", "6.1") if failures else ("6.19", "6.12", "6.1")), ""
 
 
 def _shape(trace: Trace, setting: _Setting, kernel: KernelProfile) -> int:
@@ -275,7 +305,9 @@ def _compare(engine: Engine, trace: Trace, reading: Reading, snapshot: Snapshot)
     differences = (shown_busy - busy, busy - shown_busy, shown_lazy - lazy, lazy - shown_lazy)
     settled = [tuple(sorted(r for r in d if r[0] not in moving)) for d in differences]
     left_out = {r for d in differences for r in d if r[0] in moving}
-    return SnapshotDifference(snapshot.name, reading.begin, settled[0], settled[1], settled[2], settled[3], len(left_out))
+    return SnapshotDifference(
+        snapshot.name, reading.begin, settled[0], settled[1], settled[2], settled[3], len(left_out)
+    )
 
 
 def _count(result: ReplayResult, trace: Trace, engine: Engine, plan: Plan, setting: _Setting) -> None:

@@ -64,7 +64,8 @@ class ReplayResult:
     Attributes:
         trace: what was replayed; ``kernel``: version profile; ``kernel_from``: how that is known.
         cpus, nodes, page_size: the modelled machine; ``vmalloc_start``, ``vmalloc_end``: the recorded kernel's range.
-        start: ``boot``, ``snapshot``, ``rewound`` or ``unknown``; ``shape``: number of the assumed shape of the free tree (``start``);
+        start: ``boot``, ``snapshot``, ``rewound`` or ``unknown``; ``shape``: number of the assumed shape of the free
+        tree (``start``);
             ``open_loop``: nothing was corrected.
         events: events replayed; ``skipped_events``: those before the snapshot.
         allocations: attempts, failed ones included; ``placements``: the successful ones; ``frees``, ``purges``.

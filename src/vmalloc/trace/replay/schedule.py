@@ -57,7 +57,8 @@ class Schedule:
         groups: geometry of per-CPU chunks (``PcpuGroups``), or None when the trace has none.
         slack: how much later than it happened an event may be written, in the trace's time unit (ns).
         state_known: the start is exact (an empty space at boot).
-        counts_known: the lazy sets at the start are exact, so ``num_purged`` can be relied on; if not, they are so after
+        counts_known: the lazy sets at the start are exact, so ``num_purged`` can be relied on; if not, they are so
+        after
             the first purge, which takes them all.
     """
 

@@ -2,11 +2,11 @@
 
 Idea: four kinds of start, from best to worst known:
 
-* **boot**: the trace holds every event since the first allocation; the free space is ``[1, 2**64 - 1)`` and nothing else
-  exists.  Recognised by the first allocation of the vmalloc range landing on its first suitable address.
+* **boot**: the trace holds every event since the first allocation; the free space is ``[1, 2**64 - 1)`` and nothing
+  else exists.  Recognised by the first allocation of the vmalloc range landing on its first suitable address.
 * **snapshot**: ``/proc/vmallocinfo`` tells the busy and the lazy areas.  What lies between them is taken as free; the
-  shape of that tree, what was pooled, and to which node a busy area will return are not in it.  Several shapes are tried
-  on a piece of the trace, and the one that agrees best is taken (``replay``).
+  shape of that tree, what was pooled, and to which node a busy area will return are not in it.  Several shapes are
+  tried on a piece of the trace, and the one that agrees best is taken (``replay``).
 * **rewound**: there is only a snapshot of the end.  Areas in it that the trace never allocated were busy at the start,
   and so were areas that the trace frees without having allocated them (where their end was recorded, as in 6.1).
 * **unknown**: an empty space; every free of an older area is counted as unknown.
@@ -97,8 +97,8 @@ def make_allocator(
 ) -> Allocator:
     """Builds the allocator of a recorded kernel in the given start state.
 
-    ``shape`` chooses the order in which the gaps between the areas enter the free tree, and so its shape: 0 ascending, 1
-    descending, 2 smallest first, 3 largest first, others shuffled with ``shape`` as the seed.
+    ``shape`` chooses the order in which the gaps between the areas enter the free tree, and so its shape: 0
+    ascending, 1 descending, 2 smallest first, 3 largest first, others shuffled with ``shape`` as the seed.
 
     Raises:
         TraceError: areas of the start overlap; ``file`` is named.
@@ -144,8 +144,8 @@ def _ordered(gaps: list[tuple[int, int]], shape: int) -> list[tuple[int, int]]:
 def chunk_groups(trace: Trace, window: tuple[int, int], snapshots: list[Snapshot]) -> PcpuGroups | None:
     """The geometry of per-CPU chunks: from a snapshot's ``pcpu_get_vm_areas`` lines, the 6.1 probes, or the first base.
 
-    A chunk's base is in the trace, its groups are not.  Without a snapshot the first chunk of an empty range tells how far
-    its last group ends above the base; a distance beyond 64 MiB is taken for two groups of one ``align`` each.
+    A chunk's base is in the trace, its groups are not.  Without a snapshot the first chunk of an empty range tells
+    how far its last group ends above the base; a distance beyond 64 MiB is taken for two groups of one ``align`` each.
     Returns None when the trace creates no chunk.
     """
     events = trace.events

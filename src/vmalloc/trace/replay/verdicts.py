@@ -19,7 +19,9 @@ from __future__ import annotations
 __all__ = ["COUNTERS", "VERDICT_NAMES"]
 
 NOT_JUDGED, AGREED, TREE_SHAPE, POOL_STATE, PURGE_MOMENT, ORDER, UNEXPLAINED = range(7)
-VERDICT_NAMES = ("", "agreed", "tree shape unknown", "pool state unknown", "purge moment unknown", "order", "unexplained")
+VERDICT_NAMES = (
+    "", "agreed", "tree shape unknown", "pool state unknown", "purge moment unknown", "order", "unexplained",
+)
 
 #: Names of the counters, in the order of the ``enum`` in ``schedule.pxd``.
 COUNTERS = (
