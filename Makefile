@@ -19,10 +19,11 @@ SOURCES  := $(PXD) $(wildcard $(PXD:.pxd=.py)) $(shell find src -name '*.pyx')
 BUILT    := $(VENV)/.stamp-built
 HAS_DEPS := $(VENV)/.stamp-installed
 
-.PHONY: help run test pure-test campaign bench lint build clean
+.PHONY: help run fidelity test pure-test campaign bench lint build clean
 .DELETE_ON_ERROR:
 
 help:
+	@echo "make fidelity   how well every recording agrees   (ARGS='FOLDER', ARGS=--json)"
 	@echo "make run        run the vmalloc command   (ARGS='replay --help')"
 	@echo "make test       test the compiled build, then what must be the same uncompiled   (ARGS='-k tree')"
 	@echo "make pure-test  the whole suite uncompiled (slow)"
@@ -55,6 +56,9 @@ campaign: $(BUILT)
 bench: $(BUILT) $(VENV)/.stamp-bench
 	@mkdir -p bench/out
 	@$(BIN)/python -m pytest bench -W default --benchmark-json=bench/out/benchmark.json $(ARGS)
+
+fidelity: $(BUILT)
+	@$(BIN)/python bench/fidelity.py $(ARGS)
 
 lint: $(BUILT) $(VENV)/.stamp-lint
 	@echo "== ruff"

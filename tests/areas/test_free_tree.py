@@ -163,7 +163,7 @@ def test_an_address_that_wrapped_to_0_is_refused_and_nothing_changes() -> None:
     assert allocator.nodes.busy(0) == []
 
 
-# -- clip: the four fits (section 1.8) -----------------------------------------------------------------------------------
+# -- clip: the four fits (section 1.8) ---------------------------------------------------------------------------------
 
 BLOCK = (0x100 * P, 0x108 * P)
 
@@ -196,11 +196,10 @@ def test_a_split_keeps_the_old_record_on_the_right() -> None:
     assert tree.rows.get(tree.rows.get(record)["left"])["va_start"] == 0x100 * P
 
 
-@pytest.mark.parametrize(("start", "end"), [(0xFF, 0x101), (0x107, 0x109), (0x50, 0x51), (0x110, 0x111), (0x104, 0x103)])
+@pytest.mark.parametrize(("start", "end"), [(0xFF, 0x101), (0x107, 0x109), (0x50, 0x51), (0x110, 0x111)])
 def test_a_range_that_is_not_free_cannot_be_taken(start: int, end: int) -> None:
     tree = tree_of(BLOCK)
-    if end > start:
-        assert tree.remove(start * P, end * P) == -EINVAL
+    assert tree.remove(start * P, end * P) == -EINVAL
     assert tree.blocks() == [BLOCK]
     validate_free_tree(tree)
 
@@ -239,7 +238,9 @@ def test_the_neighbours_record_absorbs(
     validate_free_tree(tree)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0x100, 0x102), (0x101, 0x103), (0x0FF, 0x107), (0x105, 0x110), (0x101, 0x102)])
+@pytest.mark.parametrize(
+    ("start", "end"), [(0x100, 0x102), (0x101, 0x103), (0x0FF, 0x107), (0x105, 0x110), (0x101, 0x102)]
+)
 def test_an_overlapping_block_is_refused_and_nothing_changes(start: int, end: int) -> None:
     tree = tree_of(LOW, HIGH)
     before = shape_of(tree)
@@ -252,7 +253,7 @@ def test_an_overlapping_block_is_refused_and_nothing_changes(start: int, end: in
 def test_giving_everything_back_in_any_order_leaves_one_block(data: st.DataObject) -> None:
     tree = tree_of((1, TOP))
     pieces = [((0x100 + i) * P, (0x101 + i) * P) for i in range(12)]
-    for start, end in pieces:
+    for start, _end in pieces:
         assert tree.allocate(P, 1, 0x100 * P, TOP) == start
     for start, end in data.draw(st.permutations(pieces)):
         assert tree.add(start, end)

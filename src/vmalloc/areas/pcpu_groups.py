@@ -106,10 +106,9 @@ class PcpuGroups:
             b = free.at_or_below((base + t) & ADDRESS_MAX)
 
     def take(self, free):
-        """Finds a base and clips every group's range out of the free tree; the base, or an error value.
-
-        Preconditions: two spare rows per group are reserved, so that no clip can fail for want of a record.
-        """
+        """Finds a base and clips every group's range out of the free tree; the base, or an error value."""
+        if free.rows.reserve(self.nr_groups) != 0:  # a split takes one, so that no clip below can fail for want of it
+            return ADDRESS_MAX - 11
         base = self.find_base(free)
         if base >= ADDRESS_MAX - 4094:
             return base
@@ -122,9 +121,9 @@ class PcpuGroups:
 
     def claim(self, free):
         """``take`` for Python callers: the base, or None when no base was found."""
-        if free.rows.reserve(2 * self.nr_groups) != 0:
-            raise MemoryError("no memory for vmap_area records")
         base = self.take(free)
+        if base == ADDRESS_MAX - 11:
+            raise MemoryError("no memory for vmap_area records")
         return None if is_error_value(base) else base
 
     def groups(self):

@@ -187,3 +187,25 @@ class Purge:
     def shrink_pools(self):
         """``shrink`` for Python callers."""
         self.shrink()
+
+    # The steps one by one, for a caller that lets other CPUs act between them.
+
+    def do_begin(self, start, end, full):
+        """``begin`` for Python callers."""
+        self.begin(start, end, full)
+
+    def do_decay(self, node, full):
+        """``decay`` for Python callers."""
+        self.decay(node, full)
+
+    def do_detach(self, node):
+        """``detach`` for Python callers."""
+        return self.detach(node)
+
+    def do_step(self, node):
+        """``step`` for Python callers."""
+        return self.step(node)
+
+    def do_finish(self, node):
+        """``finish`` for Python callers."""
+        self.finish(node)

@@ -68,6 +68,8 @@ class _Setting:
     before: Reading
     snapshots: list[Snapshot]
     open_loop: bool
+    slack: int
+    shapes: int
 
 
 def replay(
@@ -78,6 +80,8 @@ def replay(
     kernel: str | None = None,
     cpus: int | None = None,
     open_loop: bool = False,
+    slack: int = SLACK,
+    shapes: int = SHAPES,
     progress: Progress | None = None,
 ) -> ReplayResult:
     """Replays a trace on the address-space allocator and compares every address with the recorded one.
@@ -89,13 +93,15 @@ def replay(
         kernel: version such as ``"6.12"``; None finds it out.
         cpus: possible CPUs of the recorded machine; None takes the trace's header.
         open_loop: never correct the state to the recorded address.
+        slack: how much later than it happened an event may be written, in nanoseconds; 0 takes the events as they come.
+        shapes: how many shapes of the free tree are tried when the one at the start is not known.
         progress: called with (events done, events in all) now and then.
 
     Raises:
         TraceError: nothing to replay, or snapshots that contradict the trace.
         ValueError: an unknown kernel version, or not at least one CPU.
     """
-    setting = _setting(trace, before, after, cpus, open_loop)
+    setting = _setting(trace, before, after, cpus, open_loop, slack, shapes)
     version, setting, known_from = _identify(trace, setting, kernel, cpus is not None)
     shape = _shape(trace, setting, version)
     result = ReplayResult(
@@ -122,7 +128,8 @@ def replay(
 
 
 def _setting(
-    trace: Trace, before: Snapshot | None, after: Sequence[Snapshot], cpus: int | None, open_loop: bool
+    trace: Trace, before: Snapshot | None, after: Sequence[Snapshot], cpus: int | None, open_loop: bool, slack: int,
+    shapes: int,
 ) -> _Setting:
     """Finds out what was recorded."""
     window = vmalloc_window(trace)
@@ -142,7 +149,7 @@ def _setting(
     else:
         start = Start("unknown")
     snapshots = ([before] if before is not None else []) + list(after)
-    return _Setting(window, _page_shift(trace), number, start, reading, snapshots, open_loop)
+    return _Setting(window, _page_shift(trace), number, start, reading, snapshots, open_loop, slack, shapes)
 
 
 def _page_shift(trace: Trace) -> int:
@@ -209,7 +216,7 @@ def _shape(trace: Trace, setting: _Setting, kernel: KernelProfile) -> int:
         return 0
     last = min(_probe_end(trace), SHAPE_EVENTS)
     best, best_score = 0, (-1, 0)
-    for shape in range(SHAPES):
+    for shape in range(setting.shapes):
         score = _probe(trace, setting, kernel, shape, last)
         if score > best_score:
             best, best_score = shape, score
@@ -244,7 +251,7 @@ def _engine(trace: Trace, setting: _Setting, kernel: KernelProfile, shape: int) 
     groups = chunk_groups(trace, setting.window, setting.snapshots)
     exact = setting.start.kind == "boot" and not trace.lost_events
     counted = exact or (setting.start.kind == "snapshot" and _lazy_pages_agree(trace, plan, setting))
-    return Engine(allocator, trace, plan, groups, SLACK, exact, counted, not setting.open_loop), plan
+    return Engine(allocator, trace, plan, groups, setting.slack, exact, counted, not setting.open_loop), plan
 
 
 def _lazy_pages_agree(trace: Trace, plan: Plan, setting: _Setting) -> bool:
