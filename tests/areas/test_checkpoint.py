@@ -120,3 +120,18 @@ def test_a_later_save_replaces_the_earlier_one() -> None:
 def test_a_checkpoint_never_taken_cannot_be_put_back() -> None:
     with pytest.raises(ValueError, match="never taken"):
         Checkpoint().put_back(AddressSpace(START, END).allocator)
+
+
+def test_the_count_of_lost_records_comes_back_too() -> None:
+    space = AddressSpace(START, END)
+    address = space.alloc(P)
+    checkpoint = Checkpoint()
+    checkpoint.take(space.allocator)
+    space.free(address)
+    space.allocator.free.add(address, address + P)  # given away twice: the purge loses the record
+    space.purge()
+    assert space.allocator.purge.overlaps == 1
+    checkpoint.put_back(space.allocator)
+    assert space.allocator.purge.overlaps == 0
+    assert [area.start for area in space.busy()] == [address]
+    space.validate()

@@ -109,6 +109,14 @@ def test_an_exact_window_is_not_widened() -> None:
     assert tree_of(*blocks).allocate(4 * P, P, 0x104 * P, 0x109 * P) == 0x104 * P
 
 
+def test_the_widened_length_is_one_less_than_size_and_alignment_together() -> None:
+    """Told apart only by a block of an odd length: the low block, which starts at 1."""
+    low, root = (1, 8 * P), (0x200 * P, 0x201 * P)
+    assert tree_of(root, low).allocate(4 * P, 4 * P, P, TOP) == 4 * P
+    assert tree_of(root, (1, 7 * P)).allocate(4 * P, 4 * P, P, TOP) == error_value(ENOENT)
+    assert tree_of(root, (P, 8 * P)).allocate(4 * P, 4 * P, P, TOP) == error_value(ENOENT)
+
+
 def test_no_second_candidate_is_tried_beyond_the_window() -> None:
     tree = tree_of((0x100 * P, 0x102 * P), (0x200 * P, 0x300 * P))
     assert tree.allocate(4 * P, 1, 0x100 * P, 0x200 * P) == error_value(ERANGE)

@@ -68,8 +68,10 @@ def test_an_area_of_another_window_is_not_pooled() -> None:
 
 @pytest.mark.parametrize(("nr_pages", "pooled_areas"), [(1, 1), (255, 1), (256, 1), (257, 0)])
 def test_the_largest_pooled_area_has_256_pages(nr_pages: int, pooled_areas: int) -> None:
-    space, _addresses = pooled(nr_pages)
+    space, (address,) = pooled(nr_pages)
     assert len(space.pooled()) == pooled_areas
+    assert space.alloc(nr_pages * P, cpu=1) == address
+    assert space.stats()["pool_hits"] == pooled_areas
 
 
 def test_one_node_never_pools() -> None:
