@@ -69,8 +69,8 @@ def test_a_healthy_tree_passes_and_is_returned_in_order() -> None:
         (4, "state", BUSY, "its state busy"),
         (4, "state", LAZY, "its state lazy"),
         (4, "state", 77, "its state state 77"),
-        (4, "subtree_max_size", 0x77000, "subtree_max_size 0x77000"),
-        (4, "subtree_max_size", 0, "subtree_max_size 0x0"),
+        (4, "left_max", 0x77000, "left_max 0x77000"),
+        (4, "right_max", 0x1000, "right_max 0x1000"),
         (4, "parent", 99, "parent link #99"),
         (4, "left", 9999, "names row #9999"),
         (4, "right", 9999, "names row #9999"),
@@ -93,9 +93,10 @@ def mend_maxima(tree: FreeTree) -> None:
         if number == 0:
             return 0
         row = tree.rows.get(number)
-        biggest = max(row["va_end"] - row["va_start"], mend(row["left"]), mend(row["right"]))
-        tree.rows.poke(number, "subtree_max_size", biggest)
-        return biggest
+        left, right = mend(row["left"]), mend(row["right"])
+        tree.rows.poke(number, "left_max", left)
+        tree.rows.poke(number, "right_max", right)
+        return max(row["va_end"] - row["va_start"], left, right)
 
     mend(tree.root)
 
@@ -154,7 +155,7 @@ def test_a_dropped_subtree_is_found() -> None:
     assert refused(validate_free_tree, tree) == "free tree: 3 blocks contradicts the count 4"
 
 
-@pytest.mark.parametrize(("field", "value"), [("red", True), ("subtree_max_size", P)])
+@pytest.mark.parametrize(("field", "value"), [("red", True), ("left_max", P)])
 def test_a_broken_leaf_row_is_found(field: str, value: int) -> None:
     tree = tree_of()
     tree.rows.poke(0, field, value)

@@ -9,6 +9,7 @@ from vmalloc.areas.pools cimport NO_CLASS, Pools
 from vmalloc.areas.purge cimport Purge
 from vmalloc.areas.rows cimport BUSY, LOOSE, MAX_POOL_PAGES, NIL, AreaRows, vmap_area
 
+@cython.final
 cdef class Allocator:
     cdef readonly AreaRows rows
     cdef readonly FreeTree free

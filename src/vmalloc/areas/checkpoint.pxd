@@ -16,6 +16,7 @@ cdef struct saved_map:
     uint32_t nr_blocks
     uint64_t count
 
+@cython.final
 cdef class Checkpoint:
     cdef readonly bint valid
     cdef vmap_area* row

@@ -16,6 +16,7 @@ cdef enum:
 cdef uint64_t ADDRESS_MAX
 cdef uint64_t ERROR_VALUES
 
+@cython.final
 cdef class FreeTree(RbTree):
     cdef readonly uint64_t page_size
     cdef uint32_t chosen         # block of the last choose(), or NIL

@@ -73,12 +73,12 @@ class FreeTree(RbTree):
         steer = vstart
         n = self.root
         while n != NIL:
-            if row[row[n].rb_left].subtree_max_size >= want and steer < row[n].va_start:
+            if row[n].left_max >= want and steer < row[n].va_start:
                 n = row[n].rb_left
                 continue
             if self.fits(n, steer, size, align):
                 return n
-            if row[row[n].rb_right].subtree_max_size >= want:
+            if row[n].right_max >= want:
                 n = row[n].rb_right
                 continue
             # A dead end: climb. The shifted lower bound keeps the walk out of a right subtree it has seen; it steers
@@ -87,7 +87,7 @@ class FreeTree(RbTree):
             while n != NIL:
                 if self.fits(n, steer, size, align):
                     return n
-                if row[row[n].rb_right].subtree_max_size >= want and steer <= row[n].va_start:
+                if row[n].right_max >= want and steer <= row[n].va_start:
                     steer = row[n].va_start + 1
                     n = row[n].rb_right
                     break
@@ -286,4 +286,4 @@ class FreeTree(RbTree):
 
     def largest(self):
         """Size of the largest free block in bytes."""
-        return self.rows.row[self.root].subtree_max_size
+        return self.largest_below(self.root)

@@ -6,6 +6,7 @@ from vmalloc.areas.ordered_map cimport OrderedMaps, ordered_block, ordered_map
 from vmalloc.areas.pools cimport Pools
 from vmalloc.areas.rows cimport BUSY, LAZY, LOOSE, NIL, PURGING, AreaRows, vmap_area
 
+@cython.final
 cdef class VmapNodes:
     cdef readonly AreaRows rows
     cdef readonly uint32_t nr_nodes

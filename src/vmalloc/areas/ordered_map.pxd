@@ -19,6 +19,7 @@ cdef struct ordered_map:
     uint32_t capacity
     uint64_t count
 
+@cython.final
 cdef class OrderedMaps:
     cdef ordered_map* map
     cdef readonly uint32_t nr_maps

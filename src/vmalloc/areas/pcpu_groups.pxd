@@ -8,6 +8,7 @@ from vmalloc.areas.rows cimport NIL, vmap_area
 cdef enum:
     MAX_GROUPS = 64
 
+@cython.final
 cdef class PcpuGroups:
     cdef uint64_t offset[64]
     cdef uint64_t size[64]

@@ -16,18 +16,19 @@ class VmapArea:
     __slots__ = (
         "color",
         "flags",
+        "left_max",
         "list_next",
         "rb_left",
         "rb_parent",
         "rb_right",
+        "right_max",
         "state",
-        "subtree_max_size",
         "va_end",
         "va_start",
     )
 
     def __init__(self) -> None:
-        self.va_start = self.va_end = self.subtree_max_size = 0
+        self.va_start = self.va_end = self.left_max = self.right_max = 0
         self.rb_parent = self.rb_left = self.rb_right = self.list_next = 0
         self.flags = self.color = self.state = 0
 

@@ -12,6 +12,7 @@ cdef struct size_class:
     uint32_t tail
     uint32_t length
 
+@cython.final
 cdef class Pools:
     cdef readonly AreaRows rows
     cdef readonly uint32_t nr_nodes

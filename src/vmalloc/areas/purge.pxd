@@ -6,6 +6,7 @@ from vmalloc.areas.free_tree cimport ADDRESS_MAX, FreeTree
 from vmalloc.areas.nodes cimport VmapNodes
 from vmalloc.areas.rows cimport LOOSE, MAX_POOL_PAGES, NIL, AreaRows, vmap_area
 
+@cython.final
 cdef class Purge:
     cdef readonly AreaRows rows
     cdef readonly FreeTree free

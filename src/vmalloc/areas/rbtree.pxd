@@ -14,10 +14,13 @@ cdef class RbTree:
     cdef readonly uint32_t count
 
     @cython.locals(row="vmap_area*", biggest=uint64_t)
-    cdef void recompute(self, uint32_t n) noexcept nogil
+    cdef uint64_t largest_below(self, uint32_t n) noexcept nogil
 
-    @cython.locals(row="vmap_area*", before=uint64_t)
+    @cython.locals(row="vmap_area*", p=uint32_t, biggest=uint64_t)
     cdef void propagate(self, uint32_t n) noexcept nogil
+
+    @cython.locals(row="vmap_area*", p=uint32_t)
+    cdef void climb(self, uint32_t n) noexcept nogil
 
     @cython.locals(row="vmap_area*")
     cdef void replace_child(self, uint32_t parent, uint32_t old, uint32_t new) noexcept nogil
@@ -28,7 +31,7 @@ cdef class RbTree:
     @cython.locals(row="vmap_area*", y=uint32_t)
     cdef void rotate_right(self, uint32_t x) noexcept nogil
 
-    @cython.locals(row="vmap_area*", size=uint64_t, n=uint32_t)
+    @cython.locals(row="vmap_area*")
     cdef void link(self, uint32_t z, uint32_t parent, bint left) noexcept nogil
 
     @cython.locals(row="vmap_area*", p=uint32_t, g=uint32_t, uncle=uint32_t)

@@ -5,12 +5,14 @@ the tree must be rebalanced exactly as the kernel does it.  Appendix B says whic
 as a red leaf, Cormen's fix-ups, and deletion through the in-order successor.  Any other balanced structure gives
 correct but different addresses.
 
-Shape: rows of ``AreaRows`` joined by ``rb_parent``, ``rb_left``, ``rb_right``; ``NIL`` (row 0) is the leaf: black,
-largest block 0, its ``rb_parent`` scratch space of a running deletion.
+Shape: rows of ``AreaRows`` joined by ``rb_parent``, ``rb_left``, ``rb_right``; ``NIL`` (row 0) is the leaf: black, no
+blocks below, its ``rb_parent`` scratch space of a running deletion.  The kernel keeps ``subtree_max_size`` in each node
+and looks into both children when it searches; here a node holds the maxima of its two *children* (``left_max``,
+``right_max``), so that a search touches only the nodes it visits.
 
 Invariants (``validate.validate_free_tree`` checks them all, trusting nothing): ranges ascend in order and never touch;
 the root is black, no red node has a red child, every path down has the same number of black nodes;
-``subtree_max_size(n) = max(size(n), left, right)`` exactly, after every call.
+``left_max`` and ``right_max`` are the largest blocks of the two subtrees, exactly, after every call.
 
 Why the maximum is kept by every primitive instead of by callbacks: there is one user, and exactness at each step makes
 the structure checkable at each step.
@@ -34,25 +36,44 @@ class RbTree:
         self.root = NIL
         self.count = 0
 
-    def recompute(self, n):
-        """Sets ``n``'s maximum from its own size and its children."""
+    def largest_below(self, n):
+        """``subtree_max_size`` of ``n``: the largest block in its subtree, itself included; 0 for ``NIL``."""
         row = self.rows.row
         biggest = row[n].va_end - row[n].va_start
-        if row[row[n].rb_left].subtree_max_size > biggest:
-            biggest = row[row[n].rb_left].subtree_max_size
-        if row[row[n].rb_right].subtree_max_size > biggest:
-            biggest = row[row[n].rb_right].subtree_max_size
-        row[n].subtree_max_size = biggest
+        if row[n].left_max > biggest:
+            biggest = row[n].left_max
+        if row[n].right_max > biggest:
+            biggest = row[n].right_max
+        return biggest
 
     def propagate(self, n):
-        """Recomputes from ``n`` towards the root and stops at the first node that does not change (section 1.6)."""
+        """Tells the ancestors of ``n`` that its subtree has changed; stops at the first that knew (section 1.6)."""
         row = self.rows.row
-        while n != NIL:
-            before = row[n].subtree_max_size
-            self.recompute(n)
-            if row[n].subtree_max_size == before:
-                return
-            n = row[n].rb_parent
+        p = row[n].rb_parent
+        while p != NIL:
+            biggest = self.largest_below(n)
+            if row[p].rb_left == n:
+                if row[p].left_max == biggest:
+                    return
+                row[p].left_max = biggest
+            else:
+                if row[p].right_max == biggest:
+                    return
+                row[p].right_max = biggest
+            n = p
+            p = row[n].rb_parent
+
+    def climb(self, n):
+        """``propagate`` that does not stop before the root: for an erase, where a moved node hides what changed."""
+        row = self.rows.row
+        p = row[n].rb_parent
+        while p != NIL:
+            if row[p].rb_left == n:
+                row[p].left_max = self.largest_below(n)
+            else:
+                row[p].right_max = self.largest_below(n)
+            n = p
+            p = row[n].rb_parent
 
     def replace_child(self, parent, old, new):
         """Makes ``new`` stand where ``old`` stood below ``parent``, or at the root."""
@@ -65,7 +86,7 @@ class RbTree:
             row[parent].rb_right = new
 
     def rotate_left(self, x):
-        """Lifts ``x``'s right child above ``x``; the lifted node inherits the maximum, ``x`` recomputes its own."""
+        """Lifts ``x``'s right child above ``x``; the blocks below the two stay the same, so nothing above changes."""
         row = self.rows.row
         y = row[x].rb_right
         row[x].rb_right = row[y].rb_left
@@ -73,10 +94,10 @@ class RbTree:
             row[row[y].rb_left].rb_parent = x
         row[y].rb_parent = row[x].rb_parent
         self.replace_child(row[x].rb_parent, x, y)
+        row[x].right_max = row[y].left_max
         row[y].rb_left = x
         row[x].rb_parent = y
-        row[y].subtree_max_size = row[x].subtree_max_size
-        self.recompute(x)
+        row[y].left_max = self.largest_below(x)
 
     def rotate_right(self, x):
         """The mirror image of ``rotate_left``."""
@@ -87,10 +108,10 @@ class RbTree:
             row[row[y].rb_right].rb_parent = x
         row[y].rb_parent = row[x].rb_parent
         self.replace_child(row[x].rb_parent, x, y)
+        row[x].left_max = row[y].right_max
         row[y].rb_right = x
         row[x].rb_parent = y
-        row[y].subtree_max_size = row[x].subtree_max_size
-        self.recompute(x)
+        row[y].right_max = self.largest_below(x)
 
     def link(self, z, parent, left):
         """Hangs the row ``z`` below ``parent`` as a red leaf and restores balance and maxima.
@@ -98,12 +119,12 @@ class RbTree:
         Preconditions: ``parent`` has no child on that side and the position keeps the order.
         """
         row = self.rows.row
-        size = row[z].va_end - row[z].va_start
         row[z].rb_parent = parent
         row[z].rb_left = NIL
         row[z].rb_right = NIL
         row[z].color = RED
-        row[z].subtree_max_size = size
+        row[z].left_max = 0
+        row[z].right_max = 0
         self.count += 1
         if parent == NIL:
             self.root = z
@@ -111,10 +132,7 @@ class RbTree:
             row[parent].rb_left = z
         else:
             row[parent].rb_right = z
-        n = parent
-        while n != NIL and row[n].subtree_max_size < size:
-            row[n].subtree_max_size = size
-            n = row[n].rb_parent
+        self.propagate(z)
         self.fix_after_insert(z)
 
     def fix_after_insert(self, z):
@@ -176,11 +194,13 @@ class RbTree:
             self.replace_child(row[z].rb_parent, z, y)
             row[y].rb_left = row[z].rb_left
             row[row[y].rb_left].rb_parent = y
+            row[y].left_max = row[z].left_max
             row[y].color = row[z].color
         # All the way up: the successor moved, so an unchanged node below its new place proves nothing.
-        while start != NIL:
-            self.recompute(start)
-            start = row[start].rb_parent
+        if start != NIL:
+            row[start].left_max = self.largest_below(row[start].rb_left)
+            row[start].right_max = self.largest_below(row[start].rb_right)
+            self.climb(start)
         if color == BLACK:
             self.fix_after_erase(x)
         row[NIL].rb_parent = NIL

@@ -1,22 +1,22 @@
 """The table of ``vmap_area`` records.
 
 Idea: a record is a row number, not an object.  Every range of address space the allocator knows - free, busy, lazy or
-pooled - is one 48-byte row of one table; trees and lists are built from row numbers stored in the rows.  The same row
+pooled - is one 64-byte row of one table; trees and lists are built from row numbers stored in the rows.  The same row
 travels busy -> lazy -> pool or free tree, as the kernel's slab object does (specification section 1.1), and is released
 when it is merged away or consumed.
 
 Why rows and not Python objects: the compiled allocator runs without the interpreter lock and touches one cache line per
-tree level; a million areas cost 48 MB instead of several hundred.
+tree level; a million areas cost 64 MB instead of several hundred.
 
-Invariants: row 0 (``NIL``) is never handed out; it is black with ``subtree_max_size`` 0, so that trees need no test for
+Invariants: row 0 (``NIL``) is never handed out; it is black with both maxima 0, so that trees need no test for
 a missing child.  A released row has state ``UNUSED`` and is on the list of spare rows exactly once.
 """
 
 import cython
 
 if cython.compiled:
-    from cython.cimports.libc.stdlib import free, realloc
-    from cython.cimports.libc.string import memset
+    from cython.cimports.libc.stdlib import free, malloc
+    from cython.cimports.libc.string import memcpy, memset
 else:
     from vmalloc.areas.plain import VmapArea, extend
     from vmalloc.areas.states import LOOSE, NIL, UNUSED
@@ -42,7 +42,7 @@ class AreaRows:
 
     def __dealloc__(self):
         if cython.compiled:
-            free(self.row)
+            free(self.memory)
 
     def reserve(self, count):
         """Makes room for ``count`` further rows, so that the table does not move while they are taken.
@@ -57,9 +57,15 @@ class AreaRows:
         if cython.compiled:
             if wanted > 0x7FFFFFFF:
                 return -1
-            grown = cython.cast(cython.pointer(vmap_area), realloc(self.row, wanted * cython.sizeof(vmap_area)))
-            if grown == cython.NULL:
+            memory = malloc((wanted + 1) * cython.sizeof(vmap_area))
+            if memory == cython.NULL:
                 return -1
+            address = (cython.cast(cython.size_t, memory) + 63) & ~cython.cast(cython.size_t, 63)
+            grown = cython.cast("vmap_area*", address)
+            if self.memory != cython.NULL:
+                memcpy(grown, self.row, self.capacity * cython.sizeof(vmap_area))
+                free(self.memory)
+            self.memory = memory
             memset(grown + self.capacity, 0, (wanted - self.capacity) * cython.sizeof(vmap_area))
             self.row = grown
         else:
@@ -97,7 +103,11 @@ class AreaRows:
         return {
             "va_start": self.row[n].va_start,
             "va_end": self.row[n].va_end,
-            "subtree_max_size": self.row[n].subtree_max_size,
+            "left_max": self.row[n].left_max,
+            "right_max": self.row[n].right_max,
+            "subtree_max_size": max(
+                self.row[n].va_end - self.row[n].va_start, self.row[n].left_max, self.row[n].right_max
+            ),
             "parent": self.row[n].rb_parent,
             "left": self.row[n].rb_left,
             "right": self.row[n].rb_right,
@@ -113,8 +123,10 @@ class AreaRows:
             self.row[n].va_start = value
         elif field == "va_end":
             self.row[n].va_end = value
-        elif field == "subtree_max_size":
-            self.row[n].subtree_max_size = value
+        elif field == "left_max":
+            self.row[n].left_max = value
+        elif field == "right_max":
+            self.row[n].right_max = value
         elif field == "parent":
             self.row[n].rb_parent = value
         elif field == "left":

@@ -54,6 +54,8 @@ class Row(NamedTuple):
     number: int
     va_start: int
     va_end: int
+    left_max: int
+    right_max: int
     subtree_max_size: int
     parent: int
     left: int
@@ -140,12 +142,12 @@ def check_node(row: Row, below: dict[int, tuple[int, int]]) -> tuple[int, int]:
         raise ValidationError(
             name, f"{left_height} black nodes on the left of {row}", f"{right_height} black nodes on its right"
         )
-    biggest = max(row.size, left_max, right_max)
-    if row.subtree_max_size != biggest:
-        raise ValidationError(
-            name, f"subtree_max_size {row.subtree_max_size:#x} of {row}", f"the largest block below it, {biggest:#x}"
-        )
-    return left_height + (not row.red), biggest
+    for side, noted, biggest in (("left", row.left_max, left_max), ("right", row.right_max, right_max)):
+        if noted != biggest:
+            raise ValidationError(
+                name, f"{side}_max {noted:#x} of {row}", f"the largest block on its {side}, {biggest:#x}"
+            )
+    return left_height + (not row.red), row.subtree_max_size
 
 
 def in_order(tree: FreeTree, root: int, blocks: list[Row]) -> None:

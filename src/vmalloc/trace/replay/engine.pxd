@@ -14,6 +14,7 @@ from vmalloc.trace.replay.schedule cimport (
     PURGES_BEGUN_BY_COUNT,
 )
 
+@cython.final
 cdef class Engine(Corrections):
     cdef readonly bint correcting
 
