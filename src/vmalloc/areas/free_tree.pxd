@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 
 from vmalloc.areas.rbtree cimport RbTree
-from vmalloc.areas.rows cimport FREE, NIL, AreaRows, vmap_area
+from vmalloc.areas.rows cimport FREE, NIL, AreaRows, vmalloc_prefetch, vmap_area
 
 # Mirrors states.py.
 cdef enum:
@@ -12,12 +12,15 @@ cdef enum:
     EBUSY = 16
     EINVAL = 22
     ERANGE = 34
+    LANES = 16
 
 cdef uint64_t ADDRESS_MAX
 cdef uint64_t ERROR_VALUES
 
 @cython.final
 cdef class FreeTree(RbTree):
+    cdef uint64_t warm_start[16]
+    cdef uint32_t warm_node[16]
     cdef readonly uint64_t page_size
     cdef uint32_t chosen         # block of the last choose(), or NIL
     cdef uint32_t gap_parent     # answers of locate()
@@ -56,6 +59,9 @@ cdef class FreeTree(RbTree):
 
     @cython.locals(n=uint32_t)
     cdef int carve(self, uint64_t start, uint64_t end) noexcept nogil
+
+    @cython.locals(row="vmap_area*", n=uint32_t, v=uint32_t, k=uint32_t, lanes=uint32_t, moving=bint)
+    cdef uint32_t warm(self, uint32_t first) noexcept nogil
 
     @cython.locals(row="vmap_area*", n=uint32_t, last=uint32_t, first=uint32_t)
     cdef uint32_t drain(self) noexcept nogil

@@ -2,6 +2,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cimport cython
 
+from vmalloc.areas.rows cimport vmalloc_prefetch, vmalloc_table_free, vmalloc_table_resize
+
 cdef enum:
     BLOCK_CAPACITY = 128
     NO_BLOCK = 0x7FFFFFFF
@@ -40,7 +42,7 @@ cdef class OrderedMaps:
     @cython.locals(first="uint64_t*", low=uint32_t, high=uint32_t, middle=uint32_t)
     cdef uint32_t find_block(self, uint32_t m, uint64_t key) noexcept nogil
 
-    @cython.locals(keys="uint64_t*", low=uint32_t, high=uint32_t, middle=uint32_t)
+    @cython.locals(keys="uint64_t*", low=uint32_t, high=uint32_t, middle=uint32_t, k=uint32_t)
     cdef uint32_t lower_bound(self, uint32_t b, uint64_t key) noexcept nogil
 
     cdef void shift(self, uint32_t b, uint32_t source, uint32_t target, uint32_t count) noexcept nogil

@@ -54,7 +54,7 @@ class OrderedMaps:
                 free(self.map[m].first)
                 free(self.map[m].block)
             free(self.map)
-            free(self.block)
+            vmalloc_table_free(self.block, self.block_capacity * cython.sizeof(ordered_block))
 
     def add_maps(self, nr_maps):
         """Creates the maps; called once. Returns 0, or -1 when memory is exhausted."""
@@ -79,7 +79,13 @@ class OrderedMaps:
             wanted = self.block_capacity + (self.block_capacity >> 2) + 4
             if cython.compiled:
                 grown = cython.cast(
-                    cython.pointer(ordered_block), realloc(self.block, wanted * cython.sizeof(ordered_block))
+                    "ordered_block*",
+                    vmalloc_table_resize(
+                        self.block,
+                        self.block_capacity * cython.sizeof(ordered_block),
+                        wanted * cython.sizeof(ordered_block),
+                        self.blocks_used * cython.sizeof(ordered_block),
+                    ),
                 )
                 if grown == cython.NULL:
                     return NO_BLOCK
@@ -128,6 +134,10 @@ class OrderedMaps:
     def lower_bound(self, b, key):
         """Position of the first key of run ``b`` that is not below ``key``."""
         keys = self.block[b].keys
+        if cython.compiled:
+            # The whole run at once: one wait for all of its cache lines instead of one per halving.
+            for k in range(0, self.block[b].count, 8):
+                vmalloc_prefetch(cython.address(keys[k]))
         low = 0
         high = self.block[b].count
         while low < high:

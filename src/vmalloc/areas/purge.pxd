@@ -39,6 +39,9 @@ cdef class Purge:
     @cython.locals(v=uint32_t, following=uint32_t)
     cdef void finish(self, uint32_t node) noexcept nogil
 
+    @cython.locals(warmed=uint32_t, following=uint32_t)
+    cdef void give_list(self, uint32_t v) noexcept nogil
+
     cdef void give(self, uint32_t v) noexcept nogil
 
     @cython.locals(node=uint32_t)

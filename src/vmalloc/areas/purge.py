@@ -100,11 +100,7 @@ class Purge:
                     self.overlaps += 1
         if self.scratch.root == NIL:
             return
-        v = self.scratch.drain()
-        while v != NIL:
-            following = self.rows.row[v].list_next
-            self.give(v)
-            v = following
+        self.give_list(self.scratch.drain())
 
     def detach(self, node):
         """Makes the lazy set of ``node`` its purge list; returns the first row, ``NIL`` when it was empty."""
@@ -151,7 +147,14 @@ class Purge:
             v = NIL
             while following != NIL:  # turn the list round
                 self.rows.row[following].list_next, v, following = v, following, self.rows.row[following].list_next
+        self.give_list(v)
+
+    def give_list(self, v):
+        """Returns the rows of the list ``v`` to the free tree, in their order."""
+        warmed = v
         while v != NIL:
+            if v == warmed:
+                warmed = self.free.warm(v)
             following = self.rows.row[v].list_next
             self.give(v)
             v = following

@@ -15,8 +15,7 @@ a missing child.  A released row has state ``UNUSED`` and is on the list of spar
 import cython
 
 if cython.compiled:
-    from cython.cimports.libc.stdlib import free, malloc
-    from cython.cimports.libc.string import memcpy, memset
+    from cython.cimports.libc.string import memset
 else:
     from vmalloc.areas.plain import VmapArea, extend
     from vmalloc.areas.states import LOOSE, NIL, UNUSED
@@ -42,7 +41,7 @@ class AreaRows:
 
     def __dealloc__(self):
         if cython.compiled:
-            free(self.memory)
+            vmalloc_table_free(self.row, self.capacity * cython.sizeof(vmap_area))
 
     def reserve(self, count):
         """Makes room for ``count`` further rows, so that the table does not move while they are taken.
@@ -57,16 +56,20 @@ class AreaRows:
         if cython.compiled:
             if wanted > 0x7FFFFFFF:
                 return -1
-            memory = malloc((wanted + 1) * cython.sizeof(vmap_area))
-            if memory == cython.NULL:
+            grown = cython.cast(
+                "vmap_area*",
+                vmalloc_table_resize(
+                    self.row,
+                    self.capacity * cython.sizeof(vmap_area),
+                    wanted * cython.sizeof(vmap_area),
+                    self.used * cython.sizeof(vmap_area),
+                ),
+            )
+            if grown == cython.NULL:
                 return -1
-            address = (cython.cast(cython.size_t, memory) + 63) & ~cython.cast(cython.size_t, 63)
-            grown = cython.cast("vmap_area*", address)
-            if self.memory != cython.NULL:
-                memcpy(grown, self.row, self.capacity * cython.sizeof(vmap_area))
-                free(self.memory)
-            self.memory = memory
-            memset(grown + self.capacity, 0, (wanted - self.capacity) * cython.sizeof(vmap_area))
+            # Only row 0 is cleared: a row is filled when it is taken, and memory that was never written costs nothing.
+            if self.row == cython.NULL:
+                memset(grown, 0, cython.sizeof(vmap_area))
             self.row = grown
         else:
             extend(self.row, wanted, VmapArea)
@@ -87,6 +90,12 @@ class AreaRows:
         self.row[n].va_start = start
         self.row[n].va_end = end
         self.row[n].flags = 0
+        self.row[n].color = 0
+        self.row[n].rb_parent = NIL
+        self.row[n].rb_left = NIL
+        self.row[n].rb_right = NIL
+        self.row[n].left_max = 0
+        self.row[n].right_max = 0
         self.row[n].list_next = NIL
         self.row[n].state = LOOSE
         return n

@@ -37,9 +37,17 @@ _ASSUMPTIONS = {
 }
 
 
+class _Output(Console):
+    """Standard output as it is: names may look like markup, and a reader that has gone is for ``main`` to judge."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with status 1, which means a bad answer here."""
+        raise BrokenPipeError
+
+
 def print_report(result: ReplayResult, console: Console | None = None) -> None:
     """Prints the report to standard output (or ``console``)."""
-    out = console if console is not None else Console(highlight=False)
+    out = console if console is not None else _Output(highlight=False, markup=False, emoji=False)
     out.print(_what(result))
     out.print(_agreement(result))
     for difference in result.snapshots:

@@ -10,7 +10,7 @@ Real recordings show few of the orders that several CPUs can produce.  Here task
   pause, as emulated CPUs do.
 
 What decides addresses is the package's own ``Allocator``, which other tests hold against an oracle and against real
-kernels: it is the *order* that is on trial here.  A trace is wholly determined by its ``Load`` (the seed is part of it).
+kernels: it is the *order* that is on trial here.  A trace is wholly determined by its ``Load``, seed included.
 """
 
 from __future__ import annotations
@@ -21,18 +21,11 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
-from vmalloc.areas.allocator import Allocator
-from vmalloc.areas.states import NIL, is_error_value
-from vmalloc.kernels import KernelProfile, nr_vmap_nodes, profile
-from vmalloc.trace.events import ALLOC, ALLOC_FAILED, FLUSH, FREE, PURGE, PURGE_BEGIN, QUEUE_DRAIN, Trace
-from vmalloc.units import ADDRESS_MAX
+from scripted_kernel import MODULES, MS, PAGE, US, WINDOW, Event, ScriptedKernel
 
-PAGE = 4096
-US = 1000
-MS = 1000 * US
-WINDOW = (0xFFFFC90000000000, 0xFFFFE8FFFFFFFFFF)
-#: A second window, as that of modules: it has no pools, and it is small enough to overflow.
-MODULES = (0xFFFFFFFFC0000000, 0xFFFFFFFFC0000000 + 64 * PAGE)
+from vmalloc.areas.states import NIL
+from vmalloc.trace.events import ALLOC_FAILED, FLUSH, KIND_NAMES, PURGE, PURGE_BEGIN, QUEUE_DRAIN
+from vmalloc.units import ADDRESS_MAX
 
 
 @dataclass(frozen=True)
@@ -75,16 +68,20 @@ class Load:
     flush_events: bool = True
     work_events: bool = True
     lazy_max: int = 128
-    sizes: tuple[tuple[int, int], ...] = ((2, 1), (2, 1), (3, 1), (5, 4 * PAGE), (5, 4 * PAGE), (9, 1), (33, 1), (300, 1))
+    sizes: tuple[tuple[int, int], ...] = (
+        (2, 1), (2, 1), (3, 1), (5, 4 * PAGE), (5, 4 * PAGE), (9, 1), (33, 1), (300, 1),
+    )  # fmt: skip
     modules: float = 0.0
     aliases: float = 0.0
     busy: int = 8
 
 
 #: Calls seldom meet, and events are hardly late: what most recordings of real machines look like.
-MILD = Load()
+MILD = Load(think=2000 * US, gap=100, late=100, lazy_max=1000)
+#: Calls meet now and then, and one call in seven is followed by a purge.
+BUSY = Load()
 #: Calls meet all the time; events are late by milliseconds, tasks are preempted and moved, CPUs pause.
-STRONG = replace(MILD, think=5 * US, gap=1 * US, late=3 * US, very_late=0.02, preempt=0.02, migrate=0.002, pause=0.001)
+STRONG = replace(BUSY, think=5 * US, gap=1 * US, late=3 * US, very_late=0.02, preempt=0.02, migrate=0.002, pause=0.001)
 
 Steps = Generator[tuple[str, int], None, None]
 
@@ -99,22 +96,14 @@ class Task:
     areas: list[int] = field(default_factory=list)
 
 
-class SimulatedKernel:
+class SimulatedKernel(ScriptedKernel):
     """One run; ``trace`` is what ftrace would show, ``allocator`` the true state at the end."""
 
     def __init__(self, load: Load) -> None:
+        super().__init__(load.kernel, load.cpus)
         self.load = load
-        self.profile: KernelProfile = profile(load.kernel)
         self.random = random.Random(repr(load))
-        self.nodes = nr_vmap_nodes(self.profile, load.cpus)
-        kernel = self.profile
-        self.allocator = Allocator(
-            *WINDOW, self.nodes, 12, kernel.merges_lazy, kernel.small_pools_drain, kernel.returns_ascending, kernel.walk_step
-        )
-        self.allocator.free.add(1, ADDRESS_MAX)
-        self.trace = Trace("simulated", windows=[WINDOW, MODULES], cpus=load.cpus, source="tracepoints")
         self.trace.nr_lazy_max = load.lazy_max
-        self.now = 0
         self.operations = 0
         #: What happened when, as ``(time, pid, text)``: the true order, for whoever studies a failure.
         self.history: list[tuple[int, int, str]] = []
@@ -217,47 +206,35 @@ class SimulatedKernel:
                 yield from self._free(task, task.areas.pop(draw.randrange(len(task.areas))))
 
     def _alloc(self, task: Task, pages: int, align: int, window: tuple[int, int]) -> Steps:
-        size, cpu, allocator = pages * PAGE, task.cpu, self.allocator
+        cpu = task.cpu
         pooled = self.nodes > 1 and window == WINDOW and pages <= 256
-        hit = pooled and allocator.nodes.pools.description(cpu % self.nodes, pages)[0] != NIL
+        hit = pooled and self.allocator.nodes.pools.description(cpu % self.nodes, pages)[0] != NIL
         if not hit:
             yield "go", self._span(self.load.gap)
-        start = allocator.allocate(size, align, *window, cpu, 0, hit)
-        self._note(task, f"alloc {pages} pages at {start:#x}{' (pool)' if hit else ''} for CPU {cpu}")
+        event = self.alloc(pages, cpu=cpu, align=align, window=window, try_pool=hit)
+        self._note(task, f"alloc {pages} pages at {event.va_start:#x}{' (pool)' if hit else ''} for CPU {cpu}")
         yield "go", self._late()
-        if is_error_value(start):
-            yield from self._overflow(task, size, align, window, start)
-            return
-        self._write(ALLOC, task, va_start=start, va_end=start + size, align=align, window=window)
-        task.areas.append(start)
-
-    def _overflow(self, task: Task, size: int, align: int, window: tuple[int, int], error: int) -> Steps:
-        """A failed attempt, a full purge, and the second attempt, which does not look at the pool."""
-        printed = error if self.profile.failure_is_errno else window[1]
-        self._write(ALLOC_FAILED, task, va_start=printed, va_end=size, align=align, window=window)
-        yield from self._purge(task, full=True)
-        cpu = task.cpu
-        start = self.allocator.allocate(size, align, *window, cpu, 0, False)
-        self._note(task, f"retry {size // PAGE} pages: {start:#x}")
-        yield "go", self._late()
-        if is_error_value(start):
-            printed = start if self.profile.failure_is_errno else window[1]
-            self._write(ALLOC_FAILED, task, va_start=printed, va_end=size, align=align, window=window)
-            return
-        self._write(ALLOC, task, va_start=start, va_end=start + size, align=align, window=window)
-        task.areas.append(start)
+        self._write(task, event)
+        if event.kind == ALLOC_FAILED:
+            yield from self._purge(task, full=True)
+            event = self.alloc(pages, cpu=task.cpu, align=align, window=window, try_pool=False)
+            self._note(task, f"retry of {pages} pages: {event.va_start:#x}")
+            yield "go", self._late()
+            self._write(task, event)
+            if event.kind == ALLOC_FAILED:
+                return
+        task.areas.append(event.va_start)
 
     def _free(self, task: Task, start: int) -> Steps:
         yield "go", self._span(self.load.gap)
-        assert self.allocator.free_lazily(start) == 0
-        lazy = self.allocator.nodes.nr_lazy
+        event = self.free(start)
         self._note(task, f"free {start:#x}")
         yield "go", self._late()
-        self._write(FREE, task, va_start=start, count=lazy)
-        if lazy > self.load.lazy_max and not self._drain_queued:
+        self._write(task, event)
+        if event.count > self.load.lazy_max and not self._drain_queued:
             self._drain_queued = True
             if self.load.work_events:
-                self._write(QUEUE_DRAIN, task)
+                self._write(task, Event(QUEUE_DRAIN, 0, 0))
             if self._worker_sleeps:
                 self._worker_sleeps = False
                 self._worker.cpu = task.cpu
@@ -272,7 +249,7 @@ class SimulatedKernel:
                 continue
             self._drain_queued = False
             if self.load.work_events:
-                self._write(PURGE_BEGIN, task)
+                self._write(task, Event(PURGE_BEGIN, 0, 0))
             yield from self._purge(task, full=False)
 
     def _purge(self, task: Task, *, full: bool) -> Steps:
@@ -301,7 +278,7 @@ class SimulatedKernel:
             self._note(task, f"refilled node {node}")
             yield "go", self._span(load.gap)
         yield "go", self._late()
-        self._write(PURGE, task, va_start=purge.start, va_end=purge.end, count=purge.count)
+        self._write(task, Event(PURGE, 0, 0, purge.start, purge.end, purge.count))
         self._purging = False
         if self._waiting:
             self._start(self._waiting.popleft())
@@ -309,7 +286,7 @@ class SimulatedKernel:
     def _flush(self, task: Task) -> Steps:
         for _ in range(self.load.cpus - 1):
             if self.load.flush_events:
-                self._write(FLUSH, task)
+                self._write(task, Event(FLUSH, 0, 0))
             yield "go", self._span(self.load.gap // 4)
         yield "go", self._span(10 * self.load.gap)
 
@@ -318,16 +295,12 @@ class SimulatedKernel:
     def _note(self, task: Task, text: str) -> None:
         self.history.append((self.now, task.pid, text))
 
-    def _write(
-        self, kind: int, task: Task, *, va_start: int = 0, va_end: int = 0, count: int = 0, align: int = 0,
-        window: tuple[int, int] = WINDOW,
-    ) -> None:
-        """Writes an event; the clock of a trace shows microseconds."""
-        self.trace.events.append(
-            kind, cpu=task.cpu, pid=task.pid, timestamp=self.now // US * US, va_start=va_start, va_end=va_end,
-            count=count, align=align, window=self.trace.windows.index(window), line=len(self.trace) + 1,
-        )
-        self._note(task, f"  event {len(self.trace) - 1}, kind {kind}, {va_start:#x}")
+    def _write(self, task: Task, event: Event) -> None:
+        """Writes an event of ``task``, on the CPU it is on now; the clock of a trace shows microseconds."""
+        exact, self.now = self.now, self.now // US * US
+        self._append(replace(event, cpu=task.cpu, pid=task.pid))
+        self.now = exact
+        self._note(task, f"  event {len(self.trace) - 1}, {KIND_NAMES[event.kind]} {event.va_start:#x}")
 
 
 def record(load: Load) -> SimulatedKernel:

@@ -56,6 +56,8 @@ cdef class Corrections(Hypotheses):
     @cython.locals(row="vmap_area*", c=uint32_t, n=uint32_t, v=uint32_t, w=uint32_t)
     cdef void clear_range(self, uint64_t start, uint64_t end) noexcept nogil
 
+    cdef void expect_one_less(self) noexcept nogil
+
     cdef bint settle(self, uint32_t i, uint32_t v, uint32_t flags) noexcept nogil
 
     @cython.locals(row="vmap_area*", n=uint32_t, v=uint32_t)

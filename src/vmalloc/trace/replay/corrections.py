@@ -161,6 +161,7 @@ class Corrections(Hypotheses):
                 self.reject_head()
                 return
             if row[self.found].state == LAZY and self.allocator.nodes.unlink_lazy(self.found) != NIL:
+                self.expect_one_less()
                 self.settle(i, self.found, flags)
                 return
         self.unhide(self.va_start[i], self.va_end[i])
@@ -195,6 +196,7 @@ class Corrections(Hypotheses):
         for n in range(self.allocator.nodes.nr_nodes):
             v = self.allocator.nodes.maps.at_or_below(self.allocator.nodes.nr_nodes + n, end - 1)
             while v != NIL and row[v].va_end > start and self.allocator.nodes.unlink_lazy(v) != NIL:
+                self.expect_one_less()
                 self.allocator.purge.give(v)
                 v = self.allocator.nodes.maps.at_or_below(self.allocator.nodes.nr_nodes + n, end - 1)
             v = self.allocator.nodes.maps.at_or_below(n, end - 1)
@@ -204,6 +206,14 @@ class Corrections(Hypotheses):
                 self.allocator.purge.give(v)
                 self.counter[EVICTED] += 1
                 v = self.allocator.nodes.maps.at_or_below(n, end - 1)
+
+    def expect_one_less(self):
+        """Notes that a lazy area was used: the purge that comes next has taken it already and counts it.
+
+        Otherwise that purge would look for one more free, take one that belongs to the next purge, and so on for ever.
+        """
+        if self.k < self.nr_purges and not self.begun and self.purge_count[self.k] > 0:
+            self.purge_count[self.k] -= 1
 
     def settle(self, i, v, flags):
         """Makes row ``v``, which is in no structure any more, the busy area of allocation ``i``."""

@@ -201,13 +201,15 @@ class Hypotheses(Schedule):
         size = self.size_of(i)
         j = i + 1
         while j < self.nr_events and self.timestamp[j] <= self.timestamp[i] + self.slack:
-            if self.done[j] == 0 and self.va_start[j] >= start and self.va_start[j] - start < size:
-                if self.kind[j] == FREE:
+            if self.done[j] != 0 or self.va_start[j] >= start + size:
+                j += 1
+                continue
+            if self.kind[j] == FREE and self.va_start[j] >= start:  # where a freed area ends is not always recorded
+                return 0
+            if self.kind[j] == ALLOC and self.va_end[j] > start:
+                if self.pid[j] == self.pid[i] and self.timestamp[j] != self.timestamp[i]:
                     return 0
-                if self.kind[j] == ALLOC:
-                    if self.pid[j] == self.pid[i] and self.timestamp[j] != self.timestamp[i]:
-                        return 0
-                    return j if self.agrees(j) else 0
+                return j if self.agrees(j) else 0
             j += 1
         return 0
 

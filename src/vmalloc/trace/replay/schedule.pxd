@@ -141,6 +141,12 @@ cdef class Schedule:
     cdef bint free(self, uint32_t i) noexcept nogil
 
     @cython.locals(n=uint32_t)
+    cdef bint may_pull(self, uint32_t i, uint32_t j) noexcept nogil
+
+    @cython.locals(address=uint64_t, alias=uint32_t)
+    cdef bint is_busy(self, uint32_t i) noexcept nogil
+
+    @cython.locals(n=uint32_t)
     cdef bint due_by_count(self, uint32_t i) noexcept nogil
 
     @cython.locals(excess=int64_t, node=uint32_t, j=uint32_t)

@@ -213,11 +213,35 @@ class Schedule:
         self.recent_frees += 1
         return True
 
+    def may_pull(self, i, j):
+        """Tells whether free ``j`` may have happened before event ``i``: its area is busy, its task did nothing since.
+
+        The order of one task is certain, except among equal time stamps.
+        """
+        if not self.is_busy(j):
+            return False
+        for n in range(i + 1, j):
+            if self.pid[n] == self.pid[j] and self.done[n] == 0 and self.timestamp[n] != self.timestamp[j]:
+                return False
+        return True
+
+    def is_busy(self, i):
+        """Tells whether the area that free ``i`` names is busy now; it may not even be allocated yet."""
+        address = self.va_start[i]
+        alias = self.notes.get(ALIASES, address)
+        if alias != 0:
+            address = self.placed[alias - 1]
+        return self.allocator.nodes.maps.get(self.allocator.nodes.addr_to_node(address), address) != NIL
+
     def due_by_count(self, i):
-        """Tells whether the next purge must have detached before free ``i``: its number of areas is reached."""
+        """Tells whether the next purge must have detached before free ``i``: its number of areas is reached.
+
+        Where freed neighbours merge (up to 6.8) the number of lazy areas falls again, and says nothing.
+        """
         n = self.k
         return (
             self.counts_known
+            and not self.allocator.nodes.merges_lazy
             and n < self.nr_purges
             and not self.begun
             and self.purge_flush[n] < 0
@@ -228,7 +252,7 @@ class Schedule:
 
     def begin_purge(self, i):
         """Begins purge ``k`` at event ``i``: decay and detach on every node."""
-        if self.counts_known and self.purge_count[self.k] >= 0:
+        if self.counts_known and self.purge_count[self.k] >= 0 and not self.allocator.nodes.merges_lazy:
             excess = self.allocator.nodes.lazy_areas
             excess -= self.purge_count[self.k]
             if excess > 0:
@@ -269,8 +293,11 @@ class Schedule:
         """Carries out up to ``missing`` frees of other tasks that are written after event ``i``."""
         end = self.purge_event[self.k]
         j = i + 1
-        while missing > 0 and j < self.nr_events and self.timestamp[j] <= self.timestamp[end] + self.slack:
-            if self.kind[j] == FREE and self.done[j] == 0 and self.pid[j] != self.pid[end] and self.free(j):
+        while missing > 0 and j < self.nr_events and j - i < RECENT:
+            if self.timestamp[j] > self.timestamp[end] + self.slack:
+                return
+            if self.kind[j] == FREE and self.done[j] == 0 and self.pid[j] != self.pid[end] and self.may_pull(i, j):
+                self.free(j)
                 self.counter[FREES_EARLY] += 1
                 missing -= 1
             j += 1
