@@ -27,7 +27,7 @@ def test_the_enum_of_rows_has_every_state() -> None:
 
 
 def test_the_enum_of_the_free_tree_has_every_errno() -> None:
-    numbers = mirrored(FOLDER / "free_tree.pxd")
+    numbers = {name: value for name, value in mirrored(FOLDER / "free_tree.pxd").items() if name.startswith("E")}
     assert numbers == {name: getattr(states, name) for name in numbers}
     assert set(numbers) == {"ENOENT", "ENOMEM", "EBUSY", "EINVAL", "ERANGE"}
 

@@ -12,7 +12,9 @@ cdef enum:
     EBUSY = 16
     EINVAL = 22
     ERANGE = 34
-    LANES = 16
+
+cdef enum:
+    LANES = 16     # walks side by side in warm()
 
 cdef uint64_t ADDRESS_MAX
 cdef uint64_t ERROR_VALUES

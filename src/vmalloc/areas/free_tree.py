@@ -26,6 +26,8 @@ from vmalloc.areas.rbtree import RbTree
 if not cython.compiled:
     from vmalloc.areas.states import EINVAL, ENOENT, ENOMEM, ERANGE, FREE, NIL
 
+    LANES = 16
+
 ADDRESS_MAX = 0xFFFFFFFFFFFFFFFF
 ERROR_VALUES = 0xFFFFFFFFFFFFF001
 

@@ -7,6 +7,7 @@ from vmalloc.areas.rows cimport vmalloc_prefetch, vmalloc_table_free, vmalloc_ta
 cdef enum:
     BLOCK_CAPACITY = 128
     NO_BLOCK = 0x7FFFFFFF
+    LARGE_MAP = 64         # runs; a larger map is worth fetching ahead
 
 cdef struct ordered_block:
     uint32_t count
@@ -39,10 +40,10 @@ cdef class OrderedMaps:
     @cython.locals(wanted=uint32_t, first="uint64_t*", numbers="uint32_t*")
     cdef int widen(self, uint32_t m) noexcept nogil
 
-    @cython.locals(first="uint64_t*", low=uint32_t, high=uint32_t, middle=uint32_t)
+    @cython.locals(first="uint64_t*", keys="uint64_t*", low=uint32_t, length=uint32_t, half=uint32_t)
     cdef uint32_t find_block(self, uint32_t m, uint64_t key) noexcept nogil
 
-    @cython.locals(keys="uint64_t*", low=uint32_t, high=uint32_t, middle=uint32_t, k=uint32_t)
+    @cython.locals(keys="uint64_t*", low=uint32_t, length=uint32_t, half=uint32_t)
     cdef uint32_t lower_bound(self, uint32_t b, uint64_t key) noexcept nogil
 
     cdef void shift(self, uint32_t b, uint32_t source, uint32_t target, uint32_t count) noexcept nogil

@@ -27,6 +27,7 @@ else:
 
     BLOCK_CAPACITY = 128
     NO_BLOCK = 0x7FFFFFFF
+    LARGE_MAP = 64
 
 __all__ = ["OrderedMaps"]
 
@@ -122,30 +123,28 @@ class OrderedMaps:
         """Index (in map ``m``) of the run that holds ``key`` or would; the map has at least one run."""
         first = self.map[m].first
         low = 0
-        high = self.map[m].nr_blocks
-        while high - low > 1:
-            middle = (low + high) >> 1
-            if first[middle] <= key:
-                low = middle
-            else:
-                high = middle
+        length = self.map[m].nr_blocks
+        # Halving by arithmetic, not by branches: which way it goes cannot be predicted.
+        while length > 1:
+            half = length >> 1
+            low = low + half if first[low + half] <= key else low
+            length -= half
+        if cython.compiled and self.map[m].nr_blocks > LARGE_MAP:
+            # The whole run at once: one wait for all of its cache lines instead of one per halving.
+            keys = self.block[self.map[m].block[low]].keys
+            for half in range(0, BLOCK_CAPACITY, 8):
+                vmalloc_prefetch(cython.address(keys[half]))
         return low
 
     def lower_bound(self, b, key):
         """Position of the first key of run ``b`` that is not below ``key``."""
         keys = self.block[b].keys
-        if cython.compiled:
-            # The whole run at once: one wait for all of its cache lines instead of one per halving.
-            for k in range(0, self.block[b].count, 8):
-                vmalloc_prefetch(cython.address(keys[k]))
         low = 0
-        high = self.block[b].count
-        while low < high:
-            middle = (low + high) >> 1
-            if keys[middle] < key:
-                low = middle + 1
-            else:
-                high = middle
+        length = self.block[b].count
+        while length > 0:
+            half = (length + 1) >> 1
+            low = low + half if keys[low + half - 1] < key else low
+            length -= half
         return low
 
     def shift(self, b, source, target, count):
