@@ -344,7 +344,7 @@ def test_marks_of_ftrace_and_of_trace_cmd() -> None:
     assert trace.skipped == {"further lines of a mark": 1}
 
 
-def test_per_cpu_chunks_with_hashed_addresses_are_skipped_under_their_own_name() -> None:
+def test_per_cpu_chunks_with_hashed_addresses_have_no_address_and_are_counted() -> None:
     trace = read(
         event("percpu_create_chunk: base_addr=00000000233690c5"),
         event("percpu_create_chunk: base_addr=(____ptrval____)"),
@@ -353,7 +353,8 @@ def test_per_cpu_chunks_with_hashed_addresses_are_skipped_under_their_own_name()
         event("percpu_destroy_chunk: base_addr=ffffe8ffffc00000"),
     )
     assert trace.skipped == {"percpu_create_chunk (hashed address)": 2, "percpu_destroy_chunk (hashed address)": 1}
-    assert kinds(trace) == [PCPU_CREATE, PCPU_DESTROY, FREE]
+    assert kinds(trace) == [PCPU_CREATE, PCPU_CREATE, PCPU_DESTROY, PCPU_CREATE, PCPU_DESTROY, FREE]
+    assert list(trace.events.va_start)[:3] == [0, 0, 0]  # the chunk was made all the same, at an address not known
 
 
 def test_the_end_of_a_drain_is_known_by_its_work_struct_in_old_kernels() -> None:

@@ -279,7 +279,6 @@ def test_a_purge_cannot_have_begun_before_its_task_did_something_else() -> None:
 NOT_TRIED = "a permitted order that no hypothesis tries yet"
 
 
-@pytest.mark.xfail(reason=NOT_TRIED, strict=True)
 @KERNELS
 def test_an_allocation_made_before_a_purge_may_be_written_after_its_flush(version: str) -> None:
     machine = ScriptedKernel(version, cpus=2)
@@ -294,7 +293,6 @@ def test_an_allocation_made_before_a_purge_may_be_written_after_its_flush(versio
     assert whole(machine.replay())
 
 
-@pytest.mark.xfail(reason=NOT_TRIED, strict=True)
 @pytest.mark.parametrize("flushes", [True, False])
 def test_an_allocation_made_before_a_refill_may_be_written_after_the_purge_event(flushes: bool) -> None:
     machine = ScriptedKernel("6.19", cpus=2)
@@ -310,7 +308,6 @@ def test_an_allocation_made_before_a_refill_may_be_written_after_the_purge_event
     assert whole(machine.replay())
 
 
-@pytest.mark.xfail(reason=NOT_TRIED, strict=True)
 @pytest.mark.parametrize(("version", "cpus"), [("6.1", 1), ("6.12", 1), ("6.12", 2), ("6.19", 2)])
 def test_a_range_that_enters_no_pool_shows_that_a_purge_without_flush_event_has_ended(version: str, cpus: int) -> None:
     machine = ScriptedKernel(version, cpus)
@@ -323,7 +320,6 @@ def test_a_range_that_enters_no_pool_shows_that_a_purge_without_flush_event_has_
     assert whole(machine.replay())
 
 
-@pytest.mark.xfail(reason=NOT_TRIED, strict=True)
 def test_an_allocation_may_fall_between_the_decays_of_two_nodes() -> None:
     machine = ScriptedKernel("6.12", cpus=2)
     machine.allocs(1)
@@ -370,7 +366,6 @@ def test_a_failed_attempt_may_be_written_before_what_was_in_its_way() -> None:
     assert whole(machine.replay())
 
 
-@pytest.mark.xfail(reason=NOT_TRIED, strict=True)
 def test_the_idle_tasks_of_two_cpus_are_two_tasks() -> None:
     assert whole(swapped(pids=(0, 0)).replay())
 

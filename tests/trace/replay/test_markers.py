@@ -60,4 +60,4 @@ def test_in_flight_is_what_was_made_or_freed_during_the_reading() -> None:
     kernel.frees(old)
     kernel.mark("snapshot-x end")
     kernel.frees(older)
-    assert in_flight(kernel.trace, locate(kernel.trace, "x", "after")) == {old.va_start, new.va_start}
+    assert in_flight(kernel.trace, locate(kernel.trace, "x", "after"), 0) == ({old.va_start, new.va_start}, False)

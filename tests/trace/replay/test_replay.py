@@ -173,7 +173,6 @@ def test_areas_in_flight_are_left_out_and_counted() -> None:
     assert (found.count, found.in_flight) == (0, 1)
 
 
-@pytest.mark.xfail(reason="areas are in flight, purges and chunks are not", strict=True)
 def test_a_purge_during_the_reading_is_no_difference() -> None:
     machine = ScriptedKernel(cpus=2)
     (area, _) = machine.allocs(2, 1)
@@ -185,7 +184,6 @@ def test_a_purge_during_the_reading_is_no_difference() -> None:
     assert machine.replay(after=[x]).after_snapshot_differences == 0
 
 
-@pytest.mark.xfail(reason="events that are written late are in flight too", strict=True)
 def test_an_allocation_during_the_reading_may_be_written_after_it() -> None:
     machine = ScriptedKernel(cpus=2)
     machine.allocs(2)

@@ -215,7 +215,6 @@ def test_a_snapshot_without_the_traces_chunks_tells_nothing() -> None:
     assert chunks(TOP - 2 * MIB, snapshots=(snapshot,)) == ([0], [2 * MIB], TOP - 2 * MIB)
 
 
-@pytest.mark.xfail(reason="with several chunks of two groups each, only the group at the base is seen", strict=True)
 def test_a_snapshot_with_several_chunks_tells_all_their_groups() -> None:
     first, second = TOP - 64 * MIB, TOP - 68 * MIB
     ranges = [(base + offset, 4 * MIB) for base in (first, second) for offset in (0, 32 * MIB)]

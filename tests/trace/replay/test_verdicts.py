@@ -43,9 +43,9 @@ def test_counters_are_mirrored_in_order() -> None:
     assert mirrored["NR_COUNTERS"] == len(verdicts.COUNTERS) == len(set(verdicts.COUNTERS))
 
 
-def test_the_trial_remembers_every_counter() -> None:
-    text = (FOLDER / "schedule.pxd").read_text(encoding="utf-8")
-    assert f"marked_counter[{len(verdicts.COUNTERS)}]" in text
+def test_a_moment_remembers_every_counter() -> None:
+    text = (FOLDER / "moment.pxd").read_text(encoding="utf-8")
+    assert f"uint64_t counter[{len(verdicts.COUNTERS)}]" in text
 
 
 @pytest.mark.parametrize(("name", "module"), [("schedule", "schedule"), ("hypotheses", "hypotheses")])

@@ -66,6 +66,9 @@ class Corrections(Hypotheses):
         """Judges allocation ``i``, whose address no permitted order explains, and carries it out."""
         if self.first_offer == 0:
             self.first_offer = self.choose(i, self.cpu[i])
+        # What follows is no longer only the allocator's doing: there is no way back past it.
+        self.before.valid = False
+        self.nr_journal = 0
         self.survey(i)
         verdict = self.judge(i)
         self.verdict[i] = verdict

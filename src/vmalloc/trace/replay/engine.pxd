@@ -14,7 +14,6 @@ from vmalloc.trace.replay.schedule cimport (
     PURGES_BEGUN_BY_COUNT,
 )
 
-@cython.final
 cdef class Engine(Corrections):
     cdef readonly bint correcting
 
@@ -22,3 +21,6 @@ cdef class Engine(Corrections):
     cdef void run_events(self, uint32_t first, uint32_t last) noexcept nogil
 
     cdef void allocate(self, uint32_t i) noexcept nogil
+
+    @cython.locals(i=uint32_t)
+    cdef void rerun(self, uint32_t first, uint32_t last) noexcept nogil

@@ -38,7 +38,7 @@ class Engine(Corrections):
                 if self.done[i] == 0:
                     self.free(i)
             elif kind == FLUSH:
-                if self.k < self.nr_purges and not self.begun and self.purge_flush[self.k] == i:
+                if self.k < self.nr_purges and self.purge_flush[self.k] == i:
                     self.begin_purge(i)
             elif kind == PURGE:
                 self.end_purge(i)
@@ -56,7 +56,17 @@ class Engine(Corrections):
         if self.agrees(i):
             self.agree(i)
         elif not self.explain(i):
-            self.mismatch(i, self.correcting)
+            if self.redoing:
+                self.redo_failed = True
+            else:
+                self.mismatch(i, self.correcting)
+
+    def rerun(self, first, last):
+        """Carries out the events ``[first, last)`` again, as part of a redo; stops at the first that disagrees."""
+        i = first
+        while i < last and not self.redo_failed:
+            self.run_events(i, i + 1)
+            i += 1
 
     @cython.locals(first=cython.uint, last=cython.uint)
     def run(self, first, last):

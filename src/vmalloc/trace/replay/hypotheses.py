@@ -13,6 +13,8 @@ In the order they are tried:
 2. *Another allocation came first* (``try_reorder``): a later event of another task (or one with the very same time
    stamp) takes the address, or a part of the range, that the model offers; carried out first, as often as needed.
 3. *The task moved* (``try_other_cpu``): the pool was consulted on one CPU, the event written on another.
+4. *It came before the last purge* (``try_before_purge``), though it is written after its begin: the replay goes back to
+   the moment before the purge and does everything since again.
 
 Whatever cannot be foreseen is tried on a checkpoint and undone when it does not explain the address.
 """
@@ -25,8 +27,8 @@ if not cython.compiled:
     from vmalloc.areas.free_tree import ERROR_VALUES
     from vmalloc.areas.pools import NO_CLASS
     from vmalloc.areas.states import MAX_POOL_PAGES, NIL
-    from vmalloc.trace.events import ALLOC, FREE
-    from vmalloc.trace.replay.schedule import CPU_MOVED, POPULATED_EARLY, PURGES_BEGUN_EARLY, REORDERED
+    from vmalloc.trace.events import ALLOC, FLUSH, FREE
+    from vmalloc.trace.replay.schedule import ALIASES, CPU_MOVED, POPULATED_EARLY, PURGES_BEGUN_EARLY, RECENT, REORDERED
     from vmalloc.trace.replay.verdicts import AGREED
 
     LONGEST_REORDER = 64
@@ -50,41 +52,40 @@ class Hypotheses(Schedule):
         """Carries out ``i`` if a permitted order leads to its recorded address; False, unchanged, if none does."""
         if self.slack <= 0:
             return False
-        return self.try_purge(i) or self.try_reorder(i) or self.try_other_cpu(i)
+        return self.try_purge(i) or self.try_reorder(i) or self.try_other_cpu(i) or self.try_before_purge(i)
 
     def try_purge(self, i):
         """Hypothesis 1."""
         if self.begun:
-            return self.try_populate(i) or self.try_finish(i)
-        if self.k >= self.nr_purges or self.purge_bound[self.k] >= i:
+            if self.nr_detached == self.allocator.nodes.nr_nodes and self.purge_row(i) == NIL and not self.holds(i):
+                return False
+        elif self.k >= self.nr_purges or self.purge_bound[self.k] >= i:
             return False
-        if self.timestamp[self.purge_event[self.k]] - self.timestamp[i] > 5 * self.slack:
+        elif self.timestamp[self.purge_event[self.k]] - self.timestamp[i] > 5 * self.slack or not self.purge_shows(i):
             return False
-        return self.purge_shows(i) and self.try_purge_begun(i)
-
-    def try_purge_begun(self, i):
-        """Begins the next purge now, refills what the allocation shows, and keeps that if the address follows."""
         if not self.mark():
             return False
-        self.begin_purge(i)
-        if self.agrees(i):
-            self.agree(i)
-        elif not self.populate(i):
-            self.roll_back()
-            return False
-        self.keep()
-        self.counter[PURGES_BEGUN_EARLY] += 1
-        return True
+        if not self.begun:
+            self.counter[PURGES_BEGUN_EARLY] += 1
+            self.start_purge(i)
+        if self.advance(i):
+            self.keep()
+            return True
+        self.roll_back()
+        return False
 
-    def try_populate(self, i):
-        """Refills the pool of the allocation's node, in a running purge, and keeps that if the address follows."""
-        if self.purge_row(i) == NIL or not self.mark():
-            return False
-        if not self.populate(i):
-            self.roll_back()
-            return False
-        self.keep()
-        return True
+    def advance(self, i):
+        """Takes the running purge further, step by step, until ``i`` gets its recorded address; False if it never does.
+
+        First node by node through the decays and detaches; then the pool of its node is refilled up to the recorded
+        range; then the nodes that hold it are finished.
+        """
+        while self.nr_detached < self.allocator.nodes.nr_nodes:
+            self.detach_next()
+            if self.agrees(i):
+                self.agree(i)
+                return True
+        return self.populate(i) or self.finish_holder(i)
 
     def purge_row(self, i):
         """The row of the recorded range, if it is on the purge list of the allocation's node and fits; else ``NIL``."""
@@ -111,28 +112,31 @@ class Hypotheses(Schedule):
         self.counter[POPULATED_EARLY] += 1
         return True
 
-    def try_finish(self, i):
-        """Ends the running purge on the node whose list holds the recorded range, for ranges that enter no pool."""
-        row = self.allocator.rows.row
+    def holds(self, i):
+        """Tells whether the recorded range overlaps anything on a purge list."""
         for n in range(self.allocator.nodes.nr_nodes):
-            v = self.allocator.purge.pending[n]
-            while v != NIL and (row[v].va_start >= self.va_end[i] or self.va_start[i] >= row[v].va_end):
-                v = row[v].list_next
-            if v == NIL:
-                v = self.allocator.purge.returning[n]
-                while v != NIL and (row[v].va_start >= self.va_end[i] or self.va_start[i] >= row[v].va_end):
-                    v = row[v].list_next
-            if v == NIL:
-                continue
-            if not self.mark():
-                return False
-            self.allocator.purge.finish(n)
-            if self.agrees(i):
-                self.agree(i)
-                self.keep()
-                self.counter[POPULATED_EARLY] += 1
+            if self.overlaps(self.allocator.purge.pending[n], i) or self.overlaps(self.allocator.purge.returning[n], i):
                 return True
-            self.roll_back()
+        return False
+
+    def overlaps(self, v, i):
+        """Tells whether a row of the list ``v`` overlaps the recorded range of ``i``."""
+        row = self.allocator.rows.row
+        while v != NIL:
+            if row[v].va_start < self.va_end[i] and self.va_start[i] < row[v].va_end:
+                return True
+            v = row[v].list_next
+        return False
+
+    def finish_holder(self, i):
+        """Ends the running purge on the nodes whose lists hold the recorded range, for ranges that enter no pool."""
+        for n in range(self.allocator.nodes.nr_nodes):
+            if self.overlaps(self.allocator.purge.pending[n], i) or self.overlaps(self.allocator.purge.returning[n], i):
+                self.allocator.purge.finish(n)
+                if self.agrees(i):
+                    self.agree(i)
+                    self.counter[POPULATED_EARLY] += 1
+                    return True
         return False
 
     def purge_shows(self, i):
@@ -154,6 +158,10 @@ class Hypotheses(Schedule):
                     return True  # the decay takes the head away
         if self.allocator.free.holds(start, self.va_end[i]):
             return False
+        for n in range(self.allocator.nodes.nr_nodes):
+            v = self.allocator.nodes.maps.at_or_below(self.allocator.nodes.nr_nodes + n, self.va_end[i] - 1)
+            if v != NIL and row[v].va_end > start:
+                return True  # part of it is lazy: detached and back in the free tree by now
         return self.decay_frees(i)
 
     def decay_frees(self, i):
@@ -207,7 +215,7 @@ class Hypotheses(Schedule):
             if self.kind[j] == FREE and self.va_start[j] >= start:  # where a freed area ends is not always recorded
                 return 0
             if self.kind[j] == ALLOC and self.va_end[j] > start:
-                if self.pid[j] == self.pid[i] and self.timestamp[j] != self.timestamp[i]:
+                if self.same_task(i, j) and self.timestamp[j] != self.timestamp[i]:
                     return 0
                 return j if self.agrees(j) else 0
             j += 1
@@ -224,3 +232,70 @@ class Hypotheses(Schedule):
                 self.counter[CPU_MOVED] += 1
                 return True
         return False
+
+    def try_before_purge(self, i):
+        """Hypothesis 4: ``i`` happened before the last purge began, though it is written after that.
+
+        Goes back to the moment before that purge, carries ``i`` out there, and does everything since again. Accepted only
+        if all of that agrees again.
+        """
+        if not self.before.valid or self.redoing or self.trial.valid:
+            return False
+        if self.timestamp[i] - self.timestamp[self.before.event] > 5 * self.slack or self.task_acted_since(i):
+            return False
+        last = self.nr_journal
+        if last > RECENT // 2 or not self.store(self.present, i):
+            return False
+        self.undo(self.before.journal, last)
+        self.reopen_flushes(i, 0)
+        self.load(self.before)
+        ok = self.agrees(i)
+        if ok:
+            self.agree(i)
+            self.redoing = True
+            self.redo_failed = False
+            self.rerun(self.before.event, i)
+            self.redoing = False
+            ok = not self.redo_failed
+        self.before.valid = False
+        if ok:
+            self.nr_journal = 0
+            self.counter[REORDERED] += 1
+            return True
+        self.undo(last, self.nr_journal)
+        self.nr_journal = last
+        self.load(self.present)
+        self.reopen_flushes(i, 1)
+        for n in range(self.before.journal, last):
+            self.redo_notes(n)
+        return False
+
+    def task_acted_since(self, i):
+        """Tells whether the task of ``i`` did something between the last purge's begin and ``i``."""
+        for n in range(self.before.journal, self.nr_journal):
+            if self.same_task(self.journal_event[n], i) and self.timestamp[self.journal_event[n]] != self.timestamp[i]:
+                return True
+        return False
+
+    def reopen_flushes(self, i, done):
+        """Marks the flush events between the last purge's begin and ``i`` as done, or not: they begin purges."""
+        for n in range(self.before.event, i):
+            if self.kind[n] == FLUSH:
+                self.done[n] = done
+
+    def redo_notes(self, n):
+        """Notes again that the ``n``-th event of the journal happened, exactly as it did."""
+        j = self.journal_event[n]
+        self.done[j] = 1
+        if self.kind[j] == ALLOC:
+            self.verdict[j] = AGREED
+            self.placed[j] = self.va_start[j]
+        elif self.kind[j] == FREE:
+            self.placed[j] = self.va_start[j]
+            if self.journal_alias[n] != 0:
+                self.notes.remove(ALIASES, self.va_start[j])
+                self.placed[j] = self.placed[self.journal_alias[n] - 1]
+
+    def rerun(self, first, last):
+        """Carries out the events ``[first, last)`` that have not happened; ``Engine`` does it."""
+        self.redo_failed = True

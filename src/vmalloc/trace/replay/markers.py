@@ -16,7 +16,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from vmalloc.trace.events import ALLOC, FREE, MARK, Trace
+from vmalloc.trace.events import ALLOC, FREE, MARK, PCPU_CREATE, PURGE, Trace
 
 __all__ = ["Reading", "in_flight", "locate"]
 
@@ -57,8 +57,24 @@ def locate(trace: Trace, file: str, role: str) -> Reading:
     return Reading(0, 0) if role == "before" else Reading(len(trace), len(trace))
 
 
-def in_flight(trace: Trace, reading: Reading) -> set[int]:
-    """First addresses of areas that were made or freed while the snapshot was read."""
+def in_flight(trace: Trace, reading: Reading, slack: int) -> tuple[set[int], bool]:
+    """What was going on while the snapshot was read, or may have been: events are written up to ``slack`` late.
+
+    Returns the first addresses of areas that were made or freed, and whether a purge ended.
+    """
     events = trace.events
-    window = range(reading.begin, min(reading.end, len(events)))
-    return {events.va_start[i] for i in window if events.kind[i] in (ALLOC, FREE)}
+    addresses: set[int] = set()
+    purged = False
+    for i in range(reading.begin, len(events)):
+        if i >= reading.end and (reading.end >= len(events) or _after(trace, i, reading) > slack):
+            break
+        kind = events.kind[i]
+        if kind in (ALLOC, FREE, PCPU_CREATE):
+            addresses.add(events.va_start[i])
+        purged = purged or kind == PURGE
+    return addresses, purged
+
+
+def _after(trace: Trace, i: int, reading: Reading) -> int:
+    """Nanoseconds from the end of a reading to event ``i``."""
+    return trace.events.timestamp[i] - trace.events.timestamp[reading.end]

@@ -305,11 +305,13 @@ def _compare(engine: Engine, trace: Trace, reading: Reading, snapshot: Snapshot)
         found = (rows.get(v) for n in range(nodes.nr_nodes) for v in of(n))
         return {(row["va_start"], row["va_end"]) for row in found}
 
-    moving = in_flight(trace, reading)
+    moving, purged = in_flight(trace, reading, SLACK)
     busy, lazy = ranges(nodes.busy), ranges(nodes.lazy)
     shown_busy = {(area.start, area.end) for area in snapshot.busy}
     shown_lazy = {(area.start, area.end) for area in snapshot.unpurged}
     differences = (shown_busy - busy, busy - shown_busy, shown_lazy - lazy, lazy - shown_lazy)
+    if purged:  # the lazy areas were listed before or after it, or in part
+        moving |= {r[0] for d in differences[2:] for r in d}
     settled = [tuple(sorted(r for r in d if r[0] not in moving)) for d in differences]
     left_out = {r for d in differences for r in d if r[0] in moving}
     return SnapshotDifference(

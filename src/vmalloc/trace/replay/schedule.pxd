@@ -3,11 +3,11 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 cimport cython
 
 from vmalloc.areas.allocator cimport Allocator
-from vmalloc.areas.checkpoint cimport Checkpoint
 from vmalloc.areas.free_tree cimport ERROR_VALUES
 from vmalloc.areas.ordered_map cimport OrderedMaps
 from vmalloc.areas.pcpu_groups cimport PcpuGroups
 from vmalloc.areas.rows cimport LAZY, LOOSE, NIL, vmap_area
+from vmalloc.trace.replay.moment cimport Moment
 
 # Mirrors trace/events.py.
 cdef enum:
@@ -54,6 +54,7 @@ cdef enum:
 cdef enum:
     RECENT = 4096
     MOST_PULLED = 16
+    LARGEST_REDO = 262144   # rows; copying more before every purge would cost more than it explains
     ALIASES = 0       # maps of Schedule.notes
     HIDES = 1
     REJECTIONS = 2
@@ -92,7 +93,8 @@ cdef class Schedule:
     cdef uint8_t[::1] verdict
     cdef uint64_t[::1] counter
     cdef readonly uint32_t k               # the purge that is running or comes next
-    cdef readonly bint begun
+    cdef readonly bint begun              # from start_purge to end_purge
+    cdef readonly uint32_t nr_detached    # nodes that purge k has detached
     cdef readonly uint64_t busy_bytes
     cdef readonly uint64_t peak_busy_bytes
     cdef uint32_t recent_event[4096]       # the last frees, a ring
@@ -101,30 +103,39 @@ cdef class Schedule:
     cdef uint32_t late_row[4096]           # frees kept out of a detach, to be made lazy again after it
     cdef uint32_t nr_late
 
-    # The running trial: what mark() remembered.
-    cdef readonly Checkpoint checkpoint
+    # Going back: the running trial, the moment before the last purge, and the present while a redo is tried.
+    cdef readonly Moment trial
+    cdef readonly Moment before
+    cdef readonly Moment present
+    cdef bint stored_in_trial
+    cdef bint redoing
+    cdef bint redo_failed
+    cdef bint many_cpus
     cdef readonly uint64_t trials
-    cdef bint marked
     cdef uint32_t nr_journal
     cdef uint32_t journal_event[4096]
     cdef uint32_t journal_alias[4096]
-    cdef uint32_t marked_k
-    cdef bint marked_begun
-    cdef bint marked_counts_known
-    cdef uint64_t marked_busy_bytes
-    cdef uint64_t marked_peak
-    cdef uint64_t marked_recent
-    cdef uint64_t marked_counter[17]
 
     cdef void happened(self, uint32_t i, uint32_t alias) noexcept nogil
 
     @cython.locals(n=uint32_t)
+    cdef bint store(self, Moment moment, uint32_t i) noexcept nogil
+
+    cdef bint checkpoint_of(self, Moment moment) noexcept nogil
+
+    @cython.locals(n=uint32_t)
+    cdef void load(self, Moment moment) noexcept nogil
+
+    @cython.locals(n=uint32_t)
+    cdef void undo(self, uint32_t first, uint32_t last) noexcept nogil
+
     cdef bint mark(self) noexcept nogil
 
     cdef void keep(self) noexcept nogil
 
-    @cython.locals(n=uint32_t)
     cdef void roll_back(self) noexcept nogil
+
+    cdef bint same_task(self, uint32_t i, uint32_t j) noexcept nogil
 
     cdef uint64_t size_of(self, uint32_t i) noexcept nogil
 
@@ -149,7 +160,14 @@ cdef class Schedule:
     @cython.locals(n=uint32_t)
     cdef bint due_by_count(self, uint32_t i) noexcept nogil
 
-    @cython.locals(excess=int64_t, node=uint32_t, j=uint32_t)
+    @cython.locals(excess=int64_t)
+    cdef void start_purge(self, uint32_t i) noexcept nogil
+
+    cdef void remember_before(self, uint32_t i) noexcept nogil
+
+    @cython.locals(j=uint32_t)
+    cdef void detach_next(self) noexcept nogil
+
     cdef void begin_purge(self, uint32_t i) noexcept nogil
 
     @cython.locals(back=uint64_t, slot=uint32_t, event=uint32_t, v=uint32_t, end=uint32_t)

@@ -17,7 +17,7 @@ and earlier if an allocation proves it.  ``num_purged`` also tells which frees w
 than were purged, the last frees of other tasks came too late (``keep_late_frees``); when fewer, the next frees of other
 tasks happened before they were written (``pull_early_frees``).
 
-Purges exclude each other (a mutex), so at most one is running: number ``k``, between ``begin_purge`` and ``end_purge``.
+Purges exclude each other (a mutex), so at most one is running: number ``k``, between ``start_purge`` and ``end_purge``.
 
 ``notes`` are three ordered maps: ALIASES, recorded address -> event, for areas the model placed elsewhere (open loop);
 HIDES, ranges taken out of the free set; REJECTIONS, how often an address was wrongly offered.
@@ -25,8 +25,8 @@ HIDES, ranges taken out of the free set; REJECTIONS, how often an address was wr
 
 import cython
 
-from vmalloc.areas.checkpoint import Checkpoint
 from vmalloc.areas.ordered_map import OrderedMaps
+from vmalloc.trace.replay.moment import Moment
 from vmalloc.trace.replay.verdicts import COUNTERS
 
 if not cython.compiled:
@@ -36,6 +36,7 @@ if not cython.compiled:
 
     RECENT = 4096
     MOST_PULLED = 16
+    LARGEST_REDO = 262144
     NR_COUNTERS = len(COUNTERS)
     ALIASES, HIDES, REJECTIONS = 0, 1, 2
     (
@@ -102,62 +103,99 @@ class Schedule:
             self.late_row = [0] * RECENT
             self.journal_event = [0] * RECENT
             self.journal_alias = [0] * RECENT
-            self.marked_counter = [0] * len(COUNTERS)
         self.recent_frees = 0
         self.nr_late = 0
-        self.checkpoint = Checkpoint()
-        self.marked = False
+        self.nr_detached = 0
+        self.trial = Moment()
+        self.before = Moment()
+        self.present = Moment()
+        self.stored_in_trial = False
+        self.redoing = False
+        self.redo_failed = False
         self.nr_journal = 0
+        self.many_cpus = trace.cpus > 1 or max(events.cpu, default=0) > 0
         self.trials = 0
 
     def happened(self, i, alias):
-        """Notes that event ``i`` was carried out, and the alias it used up, for ``roll_back``."""
+        """Notes that event ``i`` was carried out, and the alias it used up, so that it can be undone."""
         self.done[i] = 1
-        if self.marked and self.nr_journal < RECENT:
-            self.journal_event[self.nr_journal] = i
-            self.journal_alias[self.nr_journal] = alias
-            self.nr_journal += 1
+        if not self.trial.valid and not self.before.valid:
+            return
+        if self.nr_journal == RECENT:
+            self.before.valid = False
+            return
+        self.journal_event[self.nr_journal] = i
+        self.journal_alias[self.nr_journal] = alias
+        self.nr_journal += 1
+
+    def store(self, moment, i):
+        """Stores this moment, before event ``i``, in ``moment``; False when there is no memory for it."""
+        moment.valid = self.checkpoint_of(moment)
+        moment.event = i
+        moment.journal = self.nr_journal
+        moment.k = self.k
+        moment.begun = self.begun
+        moment.nr_detached = self.nr_detached
+        moment.counts_known = self.counts_known
+        moment.busy_bytes = self.busy_bytes
+        moment.peak_busy_bytes = self.peak_busy_bytes
+        moment.recent_frees = self.recent_frees
+        for n in range(NR_COUNTERS):
+            moment.counter[n] = self.counter[n]
+        return moment.valid
+
+    def checkpoint_of(self, moment):
+        """Copies the allocator into ``moment``; False when memory is exhausted."""
+        return moment.checkpoint.save(self.allocator) == 0
+
+    def load(self, moment):
+        """Returns to a stored moment, but for the events carried out since: ``undo`` sees to those."""
+        moment.checkpoint.restore(self.allocator)
+        self.k = moment.k
+        self.begun = moment.begun
+        self.nr_detached = moment.nr_detached
+        self.counts_known = moment.counts_known
+        self.busy_bytes = moment.busy_bytes
+        self.peak_busy_bytes = moment.peak_busy_bytes
+        self.recent_frees = moment.recent_frees
+        for n in range(NR_COUNTERS):
+            self.counter[n] = moment.counter[n]
+
+    def undo(self, first, last):
+        """Takes the journal's entries ``[first, last)`` back, the youngest first: they have not happened."""
+        while last > first:
+            last -= 1
+            n = self.journal_event[last]
+            self.done[n] = 0
+            self.verdict[n] = 0
+            if self.journal_alias[last] != 0:
+                self.notes.insert(ALIASES, self.va_start[n], self.journal_alias[last])
 
     def mark(self):
-        """Remembers this moment, so that what follows is a trial; False when there is no memory for it."""
-        if self.checkpoint.save(self.allocator) != 0:
-            return False
+        """Begins a trial: what follows may be rolled back. False when there is no memory for it."""
+        if self.nr_journal > RECENT // 2:
+            self.before.valid = False
+            self.nr_journal = 0
         self.trials += 1
-        self.marked = True
-        self.nr_journal = 0
-        self.marked_k = self.k
-        self.marked_begun = self.begun
-        self.marked_counts_known = self.counts_known
-        self.marked_busy_bytes = self.busy_bytes
-        self.marked_peak = self.peak_busy_bytes
-        self.marked_recent = self.recent_frees
-        for n in range(NR_COUNTERS):
-            self.marked_counter[n] = self.counter[n]
-        return True
+        return self.store(self.trial, 0)
 
     def keep(self):
         """Ends a trial that is kept."""
-        self.marked = False
+        self.trial.valid = False
 
     def roll_back(self):
-        """Returns to the moment of ``mark``: the allocator, the events carried out since, and the counts."""
-        self.marked = False
-        self.checkpoint.restore(self.allocator)
-        while self.nr_journal > 0:
-            self.nr_journal -= 1
-            n = self.journal_event[self.nr_journal]
-            self.done[n] = 0
-            self.verdict[n] = 0
-            if self.journal_alias[self.nr_journal] != 0:
-                self.notes.insert(ALIASES, self.va_start[n], self.journal_alias[self.nr_journal])
-        self.k = self.marked_k
-        self.begun = self.marked_begun
-        self.counts_known = self.marked_counts_known
-        self.busy_bytes = self.marked_busy_bytes
-        self.peak_busy_bytes = self.marked_peak
-        self.recent_frees = self.marked_recent
-        for n in range(NR_COUNTERS):
-            self.counter[n] = self.marked_counter[n]
+        """Ends a trial that failed: everything is as it was at its ``mark``."""
+        self.undo(self.trial.journal, self.nr_journal)
+        self.nr_journal = self.trial.journal
+        self.load(self.trial)
+        self.trial.valid = False
+        if self.stored_in_trial:
+            self.before.valid = False
+            self.stored_in_trial = False
+
+    def same_task(self, i, j):
+        """Tells whether two events are of one task; the idle tasks all have number 0, one per CPU."""
+        return self.pid[i] == self.pid[j] and (self.pid[i] != 0 or self.cpu[i] == self.cpu[j])
 
     def size_of(self, i):
         """Bytes the allocation event ``i`` asked for, guard included."""
@@ -221,7 +259,7 @@ class Schedule:
         if not self.is_busy(j):
             return False
         for n in range(i + 1, j):
-            if self.pid[n] == self.pid[j] and self.done[n] == 0 and self.timestamp[n] != self.timestamp[j]:
+            if self.same_task(n, j) and self.done[n] == 0 and self.timestamp[n] != self.timestamp[j]:
                 return False
         return True
 
@@ -250,8 +288,9 @@ class Schedule:
             and self.allocator.nodes.lazy_areas >= cython.cast(cython.ulonglong, self.purge_count[n])
         )
 
-    def begin_purge(self, i):
-        """Begins purge ``k`` at event ``i``: decay and detach on every node."""
+    def start_purge(self, i):
+        """Starts purge ``k`` at event ``i``: which frees it takes is settled, no node has been detached yet."""
+        self.remember_before(i)
         if self.counts_known and self.purge_count[self.k] >= 0 and not self.allocator.nodes.merges_lazy:
             excess = self.allocator.nodes.lazy_areas
             excess -= self.purge_count[self.k]
@@ -260,13 +299,34 @@ class Schedule:
             elif excess < 0 and -excess <= MOST_PULLED:
                 self.pull_early_frees(i, -excess)
         self.allocator.purge.begin(ERROR_VALUES, 0, self.purge_full[self.k] != 0)
-        for node in range(self.allocator.nodes.nr_nodes):
-            self.allocator.purge.decay(node, self.purge_full[self.k] != 0)
-            self.allocator.purge.detach(node)
-        for j in range(self.nr_late):
-            self.allocator.nodes.insert_lazy(self.late_row[j])
-        self.nr_late = 0
         self.begun = True
+        self.nr_detached = 0
+
+    def remember_before(self, i):
+        """Stores the moment before a purge, for allocations that turn out to have come before it."""
+        if self.redoing or not self.many_cpus or self.allocator.rows.used > LARGEST_REDO:
+            return
+        if not self.trial.valid:
+            self.nr_journal = 0
+        self.stored_in_trial = self.trial.valid
+        self.store(self.before, i)
+
+    def detach_next(self):
+        """Decays and detaches the next node of the running purge; after the last one, late frees are lazy again."""
+        self.allocator.purge.decay(self.nr_detached, self.purge_full[self.k] != 0)
+        self.allocator.purge.detach(self.nr_detached)
+        self.nr_detached += 1
+        if self.nr_detached == self.allocator.nodes.nr_nodes:
+            for j in range(self.nr_late):
+                self.allocator.nodes.insert_lazy(self.late_row[j])
+            self.nr_late = 0
+
+    def begin_purge(self, i):
+        """Makes sure that purge ``k`` has begun at event ``i``: every node is decayed and detached."""
+        if not self.begun:
+            self.start_purge(i)
+        while self.nr_detached < self.allocator.nodes.nr_nodes:
+            self.detach_next()
 
     def keep_late_frees(self, excess):
         """Takes the last ``excess`` frees of other tasks out of the lazy sets until the detach is done."""
@@ -279,7 +339,7 @@ class Schedule:
             v = self.recent_row[slot]
             if self.timestamp[event] + 5 * self.slack < self.timestamp[end]:
                 return
-            if self.pid[event] == self.pid[end] or self.allocator.rows.row[v].state != LAZY:
+            if self.same_task(event, end) or self.allocator.rows.row[v].state != LAZY:
                 continue
             if self.allocator.rows.row[v].va_start != self.placed[event]:
                 continue
@@ -296,7 +356,7 @@ class Schedule:
         while missing > 0 and j < self.nr_events and j - i < RECENT:
             if self.timestamp[j] > self.timestamp[end] + self.slack:
                 return
-            if self.kind[j] == FREE and self.done[j] == 0 and self.pid[j] != self.pid[end] and self.may_pull(i, j):
+            if self.kind[j] == FREE and self.done[j] == 0 and not self.same_task(j, end) and self.may_pull(i, j):
                 self.free(j)
                 self.counter[FREES_EARLY] += 1
                 missing -= 1
@@ -304,8 +364,7 @@ class Schedule:
 
     def end_purge(self, i):
         """Ends purge ``k`` at its event ``i``: everything detached reaches its pool or the free tree."""
-        if not self.begun:
-            self.begin_purge(i)
+        self.begin_purge(i)
         for node in range(self.allocator.nodes.nr_nodes):
             self.allocator.purge.finish(node)
         if self.purge_count[self.k] >= 0 and self.allocator.purge.count != cython.cast(

@@ -177,13 +177,10 @@ def _groups_of(snapshot: Snapshot, bases: set[int], window: tuple[int, int]) -> 
     known = sorted(bases & set(starts))
     if not known:
         return None
-    # Chunks interleave on several nodes: with k bases among n areas, each has n / k groups.
-    if len(known) == 1 and len(areas) > 1:
-        base = known[0]
-        members = [area for area in areas if area.start >= base]
-    else:
-        base = known[0]
-        members = [area for area in areas if area.start == base]
+    # Chunks interleave on several nodes. An offset belongs to a chunk if an area lies there above every base.
+    base = known[0]
+    starts = {area.start for area in areas}
+    members = [a for a in areas if a.start >= base and all(b + a.start - base in starts for b in known)]
     align = 2 << 20
     while any(area.start % align or area.size % align for area in members) and align > 4096:
         align >>= 1
