@@ -77,8 +77,9 @@ def test_memory(benchmark: BenchmarkFixture, live: int, cpus: int, summary: Summ
     done = benchmark.pedantic(subprocess.run, args=(command,), kwargs=options, rounds=1)
     told = json.loads(done.stdout)
     benchmark.extra_info.update(told)
+    machine = "1 CPU" if cpus == 1 else f"{cpus} CPUs"
     summary.add(
-        f"memory: {live:,} live areas with {told['holes'] * live:,.0f} holes, {'1 CPU' if cpus == 1 else f'{cpus} CPUs'}",
+        f"memory: {live:,} live areas with {told['holes'] * live:,.0f} holes, {machine}",
         [told["thinned"]],
         "bytes per live area",
         bar=MEMORY_BAR,

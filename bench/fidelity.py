@@ -5,8 +5,8 @@
     make fidelity ARGS='--json'           for programs
 
 A recording is ``NAME.trace*`` or ``NAME.report.txt*`` (parts are read in the order of their names), with snapshots
-``NAME.before.*``, ``NAME.after.*`` and ``NAME.snap-*``.  Columns: open loop; corrected; corrected, but events taken in the
-order they were written (no slack); corrected, but with one assumed shape of the free tree only.
+``NAME.before.*``, ``NAME.after.*`` and ``NAME.snap-*``.  Columns: open loop; corrected; corrected, but events taken in
+the order they were written (no slack); corrected, but with one assumed shape of the free tree only.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def measure(name: str, files: list[Path]) -> dict[str, object]:
     folder = files[0].parent
     trace = read_trace([str(path) for path in files])
     before = [read_snapshot(str(path)) for path in sorted(folder.glob(f"{name}.before.*"))]
-    after = [read_snapshot(str(path)) for path in sorted([*folder.glob(f"{name}.after.*"), *folder.glob(f"{name}.snap-*")])]
+    later = sorted([*folder.glob(f"{name}.after.*"), *folder.glob(f"{name}.snap-*")])
+    after = [read_snapshot(str(path)) for path in later]
     known = {"before": before[0] if before else None, "after": after}
     opened = replay(trace, open_loop=True, **known)
     corrected = replay(trace, **known)
@@ -65,7 +66,8 @@ def measure(name: str, files: list[Path]) -> dict[str, object]:
 
 def share(part: object, whole: object) -> str:
     """A share in per cent that never rounds up to 100."""
-    assert isinstance(part, int) and isinstance(whole, int)
+    assert isinstance(part, int)
+    assert isinstance(whole, int)
     return "100 %" if part == whole else f"{min(100 * part / whole, 99.9999):.4f} %"
 
 
@@ -78,7 +80,8 @@ def main() -> int:
     folders = arguments.folders or [shipped_trace().parent, HERE.parent / "tests" / "recorded"]
     todo = [item for folder in folders for item in recordings(folder).items()]
     console = Console(stderr=True)
-    rows = [measure(name, files) for name, files in track(todo, "replaying", console=console, disable=not sys.stderr.isatty())]
+    shown = track(todo, "replaying", console=console, disable=not sys.stderr.isatty())
+    rows = [measure(name, files) for name, files in shown]
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -88,7 +91,8 @@ def main() -> int:
         table.add_column(title, justify="left" if title in ("recording", "kernel", "start") else "right")
     for row in rows:
         n = row["allocations"]
-        assert isinstance(n, int) and isinstance(row["corrected"], int)
+        assert isinstance(n, int)
+        assert isinstance(row["corrected"], int)
         table.add_row(
             str(row["name"]), f"{row['kernel']}, {row['nodes']} nodes", str(row["start"]), f"{n:,}",
             share(row["open_loop"], n), share(row["corrected"], n), f"{n - row['corrected']:,}", str(row["reordered"]),

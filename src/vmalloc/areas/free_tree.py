@@ -247,8 +247,8 @@ class FreeTree(RbTree):
     def warm(self, first):
         """Fetches into the cache what giving the next 16 rows of the list ``first`` will touch; returns the 17th.
 
-        One insertion waits for a chain of cache misses, a level of the tree each; sixteen walks side by side wait for one
-        miss per level together. Only a hint: nothing is changed, and uncompiled nothing is done.
+        One insertion waits for a chain of cache misses, a level of the tree each; sixteen walks side by side wait for
+        one miss per level together. Only a hint: nothing is changed, and uncompiled nothing is done.
         """
         if not cython.compiled:
             return NIL

@@ -236,8 +236,8 @@ class Hypotheses(Schedule):
     def try_before_purge(self, i):
         """Hypothesis 4: ``i`` happened before the last purge began, though it is written after that.
 
-        Goes back to the moment before that purge, carries ``i`` out there, and does everything since again. Accepted only
-        if all of that agrees again.
+        Goes back to the moment before that purge, carries ``i`` out there, and does everything since again. Accepted
+        only if all of that agrees again.
         """
         if not self.before.valid or self.redoing or self.trial.valid:
             return False

@@ -50,9 +50,11 @@ PROBE_EVENTS = 200_000
 ENOUGH = 0.9
 MORE_CPUS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
-#: How many shapes of the free tree are tried for a start whose shape is not known, and on how many events at most.
+#: How many shapes of the free tree are tried for a start whose shape is not known, and on how many events at most
+#: (half as many of a long trace, which is waited for).
 SHAPES = 32
 SHAPE_EVENTS = 60_000
+LONG_TRACE = 500_000
 
 Progress = Callable[[int, int], None]
 
@@ -214,12 +216,15 @@ def _shape(trace: Trace, setting: _Setting, kernel: KernelProfile) -> int:
     """The shape of the free tree at the start that agrees best with a piece of the trace; 0 when it is known."""
     if setting.start.kind not in ("snapshot", "rewound"):
         return 0
-    last = min(_probe_end(trace), SHAPE_EVENTS)
+    last = min(_probe_end(trace), SHAPE_EVENTS if len(trace) <= LONG_TRACE else SHAPE_EVENTS // 2)
+    perfect = int(np.count_nonzero(np.frombuffer(trace.events.kind, dtype=np.uint8)[:last] == ALLOC))
     best, best_score = 0, (-1, 0)
     for shape in range(setting.shapes):
         score = _probe(trace, setting, kernel, shape, last)
         if score > best_score:
             best, best_score = shape, score
+        if score[0] == perfect:
+            break
     return best
 
 

@@ -173,13 +173,12 @@ def chunk_groups(trace: Trace, window: tuple[int, int], snapshots: list[Snapshot
 def _groups_of(snapshot: Snapshot, bases: set[int], window: tuple[int, int]) -> PcpuGroups | None:
     """The groups of one chunk in ``snapshot`` whose base is known, if there is one."""
     areas = sorted((a for a in snapshot.busy if a.caller.startswith("pcpu_get_vm_areas")), key=lambda a: a.start)
-    starts = [area.start for area in areas]
-    known = sorted(bases & set(starts))
+    starts = {area.start for area in areas}
+    known = sorted(bases & starts)
     if not known:
         return None
     # Chunks interleave on several nodes. An offset belongs to a chunk if an area lies there above every base.
     base = known[0]
-    starts = {area.start for area in areas}
     members = [a for a in areas if a.start >= base and all(b + a.start - base in starts for b in known)]
     align = 2 << 20
     while any(area.start % align or area.size % align for area in members) and align > 4096:

@@ -1,0 +1,1 @@
+"""Machines: what memory is.  ``base`` is the interface, ``simulated`` and ``host`` are the two that exist."""

@@ -1,0 +1,1 @@
+"""The simulated machine: frames, page tables, TLBs, CPUs and NUMA nodes of a modelled computer."""
