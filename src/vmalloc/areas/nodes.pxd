@@ -4,7 +4,7 @@ cimport cython
 
 from vmalloc.areas.ordered_map cimport OrderedMaps, ordered_block, ordered_map
 from vmalloc.areas.pools cimport Pools
-from vmalloc.areas.rows cimport BUSY, LAZY, LOOSE, NIL, PURGING, AreaRows, vmap_area
+from vmalloc.areas.rows cimport BUSY, LAZY, LOOSE, NIL, PURGING, AreaRows, vmalloc_prefetch, vmap_area
 
 @cython.final
 cdef class VmapNodes:
@@ -28,6 +28,12 @@ cdef class VmapNodes:
 
     @cython.locals(node=uint32_t, k=uint32_t, v=uint32_t)
     cdef uint32_t find(self, uint64_t address) noexcept nogil
+
+    @cython.locals(node=uint32_t)
+    cdef void fetch_run(self, uint64_t start) noexcept nogil
+
+    @cython.locals(v=uint32_t)
+    cdef void fetch_row(self, uint64_t start) noexcept nogil
 
     @cython.locals(v=uint32_t)
     cdef uint32_t unlink(self, uint64_t address) noexcept nogil

@@ -82,6 +82,18 @@ class VmapNodes:
             node = (node + self.nr_nodes + self.walk_step) % self.nr_nodes
         return NIL
 
+    def fetch_run(self, start):
+        """Fetches into the cache the run of the busy map where an area that starts at ``start`` is, or would be."""
+        node = self.addr_to_node(start)
+        if self.maps.map[node].nr_blocks != 0:
+            self.maps.find_block(node, start)  # fetches the run it finds, in a large map
+
+    def fetch_row(self, start):
+        """Fetches into the cache the row of the busy area that starts at ``start``."""
+        v = self.maps.get(self.addr_to_node(start), start)
+        if cython.compiled and v != NIL:
+            vmalloc_prefetch(cython.address(self.rows.row[v]))
+
     def unlink(self, address):
         """Takes the busy row that contains ``address`` out of its set; it is loose then. ``NIL`` when none does."""
         v = self.find(address)
