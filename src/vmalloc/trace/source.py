@@ -119,5 +119,7 @@ def _size_of(file: str) -> int | None:
             return status.st_size or None
     except OSError as error:
         raise TraceError(file, 0, reason_of(error)) from None
+    except TraceError:
+        raise
     except ValueError as error:  # a path with a NUL byte
         raise TraceError(file, 0, str(error)) from None

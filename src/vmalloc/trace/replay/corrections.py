@@ -176,7 +176,7 @@ class Corrections(Hypotheses):
             self.demote(i)
             self.hide_offer(i)
         if self.allocator.place(self.va_start[i], self.va_end[i], flags) == 0:
-            self.busy_bytes += self.size_of(i)
+            self.count_busy(i)
             return
         self.counter[CORRECTED] -= 1
         self.counter[NOT_PLACED] += 1
@@ -223,7 +223,7 @@ class Corrections(Hypotheses):
         self.allocator.rows.row[v].flags = flags
         if self.allocator.nodes.insert_busy(v) != 0:
             return False
-        self.busy_bytes += self.size_of(i)
+        self.count_busy(i)
         return True
 
     def take_from_pool(self, i, flags):

@@ -145,6 +145,8 @@ cdef class Schedule:
     @cython.locals(start=uint64_t)
     cdef uint64_t take(self, uint32_t i) noexcept nogil
 
+    cdef void count_busy(self, uint32_t i) noexcept nogil
+
     @cython.locals(start=uint64_t)
     cdef void fail(self, uint32_t i) noexcept nogil
 

@@ -214,10 +214,14 @@ class Schedule:
         self.placed[i] = start
         self.happened(i, 0)
         if start < ERROR_VALUES:
-            self.busy_bytes += self.size_of(i)
-            if self.busy_bytes > self.peak_busy_bytes:
-                self.peak_busy_bytes = self.busy_bytes
+            self.count_busy(i)
         return start
+
+    def count_busy(self, i):
+        """Counts the bytes of allocation ``i`` as busy, and the peak."""
+        self.busy_bytes += self.size_of(i)
+        if self.busy_bytes > self.peak_busy_bytes:
+            self.peak_busy_bytes = self.busy_bytes
 
     def fail(self, i):
         """Carries out a failed attempt; if it finds room here, the room is given back at once."""
