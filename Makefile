@@ -55,7 +55,8 @@ campaign: $(BUILT)
 
 bench: $(BUILT) $(VENV)/.stamp-bench
 	@mkdir -p bench/out
-	@$(BIN)/python -m pytest bench -W default --benchmark-json=bench/out/benchmark.json $(ARGS)
+	@$(BIN)/python -m pytest bench -W default --benchmark-columns=median,iqr,min,max,rounds \
+	    --benchmark-json=bench/out/benchmark.json $(ARGS)
 
 fidelity: $(BUILT)
 	@$(BIN)/python bench/fidelity.py $(ARGS)

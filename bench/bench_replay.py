@@ -157,7 +157,7 @@ def _breakdown(command: list[str]) -> str:
     told = json.loads(done.stdout)
     return (
         f"{told['events']:,} events, {told['agreement']:.4%} at the recorded address; "
-        f"read in {told['read_seconds']:.2f} s, the last pass replayed in {told['seconds']:.2f} s, "
+        f"read in {told['read_seconds']:.2f} s, replayed in {told['seconds']:.2f} s; "
         "most of the rest finds the kernel's version and the shape of its free tree"
     )
 

@@ -123,10 +123,10 @@ def _verdict(row: Row) -> str:
 
 
 def _number(value: float) -> str:
-    """Three figures, and whole numbers from 100 on."""
+    """Three figures, four decimals below 1, and whole numbers from 100 on."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.4f}"
 
 
 def _columns(table: list[list[str]]) -> list[str]:

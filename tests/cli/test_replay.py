@@ -232,7 +232,6 @@ def test_missing_file_is_named() -> None:
     assert complaint(BOOT, RECORDED / "nothing").startswith(f"{RECORDED / 'nothing'}: ")
 
 
-@pytest.mark.xfail(reason="source.py catches its own TraceError, a ValueError, and names the file twice", strict=True)
 def test_a_directory_is_named_once() -> None:
     assert complaint(RECORDED) == f"{RECORDED}: is a directory, not a recording"
 
