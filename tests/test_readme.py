@@ -23,7 +23,7 @@ def test_its_replay_prints_what_it_shows() -> None:
     shown = next(text for language, text in BLOCKS if not language and text.startswith("trace "))
     command = [sys.executable, "-m", "vmalloc", "replay", "--open-loop"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    # The report folds its lines to the width it is given; the README shows them unfolded, and of the trace its name.
+    # Of the trace the README shows the name, not where it is installed.
     words = " ".join(printed.split())
     for line in shown.splitlines():
         if line != "...":

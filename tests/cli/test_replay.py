@@ -316,6 +316,16 @@ def test_head_takes_what_it_wants() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
 
 
+def test_a_pipe_gets_whole_lines_however_narrow_the_terminal(tmp_path: Path) -> None:
+    trace = tmp_path / ("a" * 120) / BOOT.name
+    trace.parent.mkdir()
+    trace.symlink_to(BOOT)
+    command = [sys.executable, "-m", "vmalloc", "replay", str(trace), "--open-loop"]
+    environment = os.environ | {"COLUMNS": "40"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert f"trace        {trace}\n" in done.stdout
+
+
 def on_terminal(*arguments: str | Path) -> tuple[int, str, str]:
     """Runs the command with standard error on a terminal; gives status, standard output, and what the terminal saw."""
     leader, follower = pty.openpty()
