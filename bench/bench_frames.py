@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from vmalloc import _build
-from vmalloc.machine.simulated.frames_memory import PhysicalMemory
+from vmalloc.machine.simulated.frames.memory import PhysicalMemory
 
 ROOT = Path(__file__).resolve().parent.parent
 
 LOOPS = """
 # cython: language_level=3
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from vmalloc.machine.simulated.frames cimport FrameAllocator
-from vmalloc.machine.simulated.frames_contents cimport FrameContents
+from vmalloc.machine.simulated.frames.allocator cimport FrameAllocator
+from vmalloc.machine.simulated.frames.contents cimport FrameContents
 
 def single(FrameAllocator frames, int rounds):
     cdef int64_t pfn

@@ -20,7 +20,9 @@ def test_each_error_is_of_the_family_callers_expect(error: type[Exception], fami
 
 
 def test_one_base_for_all() -> None:
-    assert all(issubclass(getattr(errors, name), VmallocError) for name in errors.__all__)
+    classes = [found for name in errors.__all__ if isinstance(found := getattr(errors, name), type)]
+    assert len(classes) == len(errors.__all__) - 1  # FAULT_KINDS
+    assert all(issubclass(found, VmallocError) for found in classes)
     assert not issubclass(ValidationError, (ValueError, MemoryError))
 
 
@@ -51,6 +53,28 @@ def test_a_trace_error_names_file_and_line() -> None:
     assert str(TraceError("-", 0, "truncated")) == "-: truncated"
 
 
-def test_the_plain_ones_survive_pickling() -> None:
-    again = pickle.loads(pickle.dumps(BadSize("size 0")))
-    assert (type(again), str(again)) == (BadSize, "size 0")
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadSize("size 0"),
+        BadAddress(0x1000, "is in no busy area"),
+        OutOfAddresses(8192, 4096, 0x100000, 0x140000),
+        errors.OutOfFrames("no free block", 3, 1),
+        errors.BadFrame(7, "it is free already", -2),
+        errors.BadContext("vmalloc", "nmi", "it may sleep"),
+        errors.Fault(0x1000, "read", "guard", "behind an area", size=8, cpu=1),
+        TraceError("boot.trace", 17, "not an event"),
+        ValidationError("free tree", "one", "other"),
+    ],
+)
+def test_they_survive_pickling(error: VmallocError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_a_fault() -> None:
+    error = errors.Fault(0xFFFFC90000001000, "write", "guard", "1 byte behind an area", size=8, cpu=1)
+    assert str(error) == "write of 8 bytes at 0xffffc90000001000 by CPU 1: guard: 1 byte behind an area"
+    facts = (error.address, error.access, error.kind, error.size, error.cpu)
+    assert facts == (0xFFFFC90000001000, "write", "guard", 8, 1)
+    assert error.kind in errors.FAULT_KINDS

@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING
 from vmalloc import _build as _build  # first: it decides whether the modules below come compiled
 from vmalloc.errors import (
     BadAddress,
+    BadContext,
+    BadFrame,
+    BadRequest,
     BadSize,
+    Fault,
+    MachineUnavailable,
     OutOfAddresses,
+    OutOfFrames,
     TraceError,
     ValidationError,
     VmallocError,
@@ -24,8 +30,14 @@ from vmalloc.errors import (
 
 __all__ = [
     "BadAddress",
+    "BadContext",
+    "BadFrame",
+    "BadRequest",
     "BadSize",
+    "Fault",
+    "MachineUnavailable",
     "OutOfAddresses",
+    "OutOfFrames",
     "TraceError",
     "ValidationError",
     "VmallocError",

@@ -11,8 +11,8 @@ import pytest
 
 from oracle import shape_of
 from vmalloc.areas import address_space
-from vmalloc.areas.address_space import AddressSpace, BadRequest, Purged, VmapArea
-from vmalloc.errors import BadAddress, BadSize, OutOfAddresses, VmallocError
+from vmalloc.areas.address_space import AddressSpace, Purged, VmapArea
+from vmalloc.errors import BadAddress, BadRequest, BadSize, OutOfAddresses, VmallocError
 from vmalloc.kernels import PROFILES
 
 pytestmark = pytest.mark.both_builds

@@ -40,15 +40,11 @@ from vmalloc.areas.states import (
     is_error_value,
 )
 from vmalloc.areas.validate import validate_allocator
-from vmalloc.errors import BadAddress, BadSize, OutOfAddresses, VmallocError
+from vmalloc.errors import BadAddress, BadRequest, BadSize, OutOfAddresses
 from vmalloc.kernels import KernelProfile
 from vmalloc.units import format_range, is_power_of_two
 
-__all__ = ["AddressSpace", "BadRequest", "Observer", "Purged", "VmapArea"]
-
-
-class BadRequest(VmallocError, ValueError):
-    """A CPU, flag or setting that this address space does not have; nothing was changed."""
+__all__ = ["AddressSpace", "Observer", "Purged", "VmapArea"]
 
 
 class Observer(Protocol):

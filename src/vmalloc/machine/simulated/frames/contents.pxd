@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cimport cython
 
-from vmalloc.machine.simulated.frames_table cimport (
+from vmalloc.machine.simulated.frames.table cimport (
     BAD_RANGE,
     FOREIGN,
     NEVER,

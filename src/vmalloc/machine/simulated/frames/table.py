@@ -3,12 +3,12 @@
 Idea: records come in sections of 1024, one per block of the largest order, and a section is made when the first frame
 of that block is needed.  A machine of 1 TiB is 262,144 empty pointers at first; a used frame costs 16 bytes.
 
-What a record says is told in ``frames_states``.  Every frame that is not the first of its block is ``INSIDE``, which is
+What a record says is told in ``states``.  Every frame that is not the first of its block is ``INSIDE``, which is
 also what fresh memory reads, so taking a block, splitting it and merging two touch first frames only.  The price: to
 say what an ``INSIDE`` frame belongs to, one looks at the eleven places where its block may begin (``head_of``); only
 error messages need that.
 
-Invariants (``frames_validate``): blocks are aligned to their size, inside their section and disjoint; records of frames
+Invariants (``validate``): blocks are aligned to their size, inside their section and disjoint; records of frames
 the machine does not have are ``INSIDE`` for ever, so that nothing merges with them.
 
 Protected by the lock of whoever owns the machine; nothing here locks.
@@ -19,8 +19,8 @@ import cython
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free
 else:
-    from vmalloc.machine.simulated.frames_plain import Section, Sections, ZoneSpan
-    from vmalloc.machine.simulated.frames_states import (
+    from vmalloc.machine.simulated.frames.plain import Section, Sections, ZoneSpan
+    from vmalloc.machine.simulated.frames.states import (
         DOUBLE_FREE,
         FOREIGN,
         INSIDE,
@@ -42,7 +42,7 @@ class FrameTable:
     """The records of all frames of a machine.
 
     Args:
-        layout: the zones (``frames_layout``).
+        layout: the zones (``layout``).
     """
 
     def __cinit__(self, layout):

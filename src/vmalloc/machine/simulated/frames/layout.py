@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from vmalloc.machine.simulated.frames_errors import BadPlace
-from vmalloc.machine.simulated.frames_states import NO_FRAME, NR_KINDS, SECTION_FRAMES, ZONE_DMA32
+from vmalloc.errors import BadRequest
+from vmalloc.machine.simulated.frames.states import NO_FRAME, NR_KINDS, SECTION_FRAMES, ZONE_DMA32
 from vmalloc.units import GIB, align_down, align_up
 
 __all__ = ["DMA32_LIMIT", "LOCAL_DISTANCE", "REMOTE_DISTANCE", "Layout", "Zone", "layout_of"]
@@ -86,7 +86,7 @@ def layout_of(
         dma32_limit: bytes; frames below it form the DMA32 zones. 0: there are none.
 
     Raises:
-        BadPlace: nodes overlap, are too many, begin inside a block of the largest order or have no frames at all; a
+        BadRequest: nodes overlap, are too many, begin inside a block of the largest order or have no frames at all; a
             frame number does not fit in 32 bits; distances that do not fit the nodes.
     """
     ranges = ranges_of(nodes)
@@ -113,18 +113,18 @@ def ranges_of(nodes: Iterable[int | tuple[int, int]]) -> list[tuple[int, int]]:
         start, nr_frames = (align_up(end, SECTION_FRAMES), node) if isinstance(node, int) else node
         end = start + nr_frames
         if start < 0 or nr_frames < 0 or end > NO_FRAME:
-            raise BadPlace(f"frames {start:#x}-{end:#x} of node {len(ranges)}: frame numbers have 32 bits")
+            raise BadRequest(f"frames {start:#x}-{end:#x} of node {len(ranges)}: frame numbers have 32 bits")
         if start % SECTION_FRAMES:
-            raise BadPlace(f"node {len(ranges)} begins at frame {start:#x}, not at a multiple of {SECTION_FRAMES:#x}")
+            raise BadRequest(f"node {len(ranges)} begins at frame {start:#x}, not at a multiple of {SECTION_FRAMES:#x}")
         ranges.append((start, end))
     filled = sorted((start, end, node) for node, (start, end) in enumerate(ranges) if start < end)
     if not filled:
-        raise BadPlace("a machine without frames")
+        raise BadRequest("a machine without frames")
     if len(ranges) > MAX_NODES:
-        raise BadPlace(f"{len(ranges)} nodes: at most {MAX_NODES}")
+        raise BadRequest(f"{len(ranges)} nodes: at most {MAX_NODES}")
     for (_, end_below, below), (start, _, above) in pairwise(filled):
         if start < end_below:
-            raise BadPlace(f"node {above} begins at frame {start:#x}, below {end_below:#x} where node {below} ends")
+            raise BadRequest(f"node {above} begins at frame {start:#x}, below {end_below:#x} where node {below} ends")
     return ranges
 
 
@@ -135,10 +135,10 @@ def distances_of(distances: Sequence[Sequence[int]] | None, nr_nodes: int) -> tu
         )
     table = tuple(tuple(row) for row in distances)
     if len(table) != nr_nodes or any(len(row) != nr_nodes for row in table):
-        raise BadPlace(f"distances must be a table of {nr_nodes} x {nr_nodes}")
+        raise BadRequest(f"distances must be a table of {nr_nodes} x {nr_nodes}")
     for node, row in enumerate(table):
         if any(far <= row[node] for other, far in enumerate(row) if other != node):
-            raise BadPlace(f"another node is as near to node {node} as itself: distances {row}")
+            raise BadRequest(f"another node is as near to node {node} as itself: distances {row}")
     return table
 
 

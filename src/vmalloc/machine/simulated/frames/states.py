@@ -1,6 +1,6 @@
 """Numbers and words shared by the modules of page frames: block sizes, states, zones, error codes.
 
-Uncompiled on purpose: the compiled modules mirror the numbers in an ``enum`` of ``frames_table.pxd``, and a test holds
+Uncompiled on purpose: the compiled modules mirror the numbers in an ``enum`` of ``table.pxd``, and a test holds
 the two against each other.
 
 States of a frame, and who moves it:
@@ -28,6 +28,8 @@ STORED    what was stored, freed or not                       zeroing all of it 
 
 from __future__ import annotations
 
+from vmalloc.errors import BadFrame
+
 __all__ = [
     "BAD_RANGE",
     "DOUBLE_FREE",
@@ -54,6 +56,7 @@ __all__ = [
     "ZONE_DMA32",
     "ZONE_NAMES",
     "ZONE_NORMAL",
+    "bad_frame",
 ]
 
 #: The largest block has 2**10 frames: 4 MiB of 4 KiB pages. Records of frames are made for that many at a time.
@@ -84,3 +87,8 @@ REASONS = {
     INSIDE_BLOCK: "it lies inside an allocation and is not its first frame",
     BAD_RANGE: "the range reaches beyond the frame",
 }
+
+
+def bad_frame(pfn: int, code: int, detail: str = "") -> BadFrame:
+    """The error to raise for a code; ``detail`` follows the reason."""
+    return BadFrame(pfn, REASONS[code] + detail, code)

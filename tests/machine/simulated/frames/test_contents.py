@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmalloc.machine.simulated.frames_errors import BadFrame
-from vmalloc.machine.simulated.frames_memory import PhysicalMemory
-from vmalloc.machine.simulated.frames_states import BAD_RANGE, FOREIGN, NEVER, STORED, ZEROED
+from vmalloc.errors import BadFrame
+from vmalloc.machine.simulated.frames.memory import PhysicalMemory
+from vmalloc.machine.simulated.frames.states import BAD_RANGE, FOREIGN, NEVER, STORED, ZEROED
 
 pytestmark = pytest.mark.both_builds
 

@@ -2,7 +2,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cimport cython
 
-# Mirrors frames_states.py (tests/machine/simulated/test_frames_states.py compares them).
+# Mirrors states.py (tests/machine/simulated/test_states.py compares them).
 cdef enum:
     MAX_ORDER = 10
     SECTION_SHIFT = 10

@@ -2,35 +2,35 @@
 
 Idea: a machine's memory is frames of one page each, numbered by ``pfn``, on NUMA nodes.  A request names an order, a
 node, the highest kind of zone it may be served from, and the CPU that asks.  Zones are asked in the order that
-``frames_layout`` computed; the first that can serve does: single frames through the CPU's list (``frames_lists``),
-blocks from the buddy (``frames_buddy``).  There are no watermarks: the last frame is handed out like the first.
+``layout`` computed; the first that can serve does: single frames through the CPU's list (``cpu_lists``),
+blocks from the buddy (``buddy``).  There are no watermarks: the last frame is handed out like the first.
 
 The calls that simulate - ``alloc``, ``free``, ``split`` and their kin - are compiled, run without the interpreter lock
-and speak numbers: a frame or -1, 0 or an error code of ``frames_states``.  They trust their node, zone limit and CPU,
+and speak numbers: a frame or -1, 0 or an error code of ``states``.  They trust their node, zone limit and CPU,
 and nothing else: each free is checked against the record of the frame.  What Python calls, with words for owners and
-exceptions for codes, is ``frames_memory``.
+exceptions for codes, is ``memory``.
 
 A request that fails changes nothing.  Frames on lists of other CPUs are not looked at: a caller that may wait drains
 them and asks again (``alloc_draining``), one that is only trying its luck does not.
 
-What a frame holds is in ``frames_contents``; being handed out is what makes old contents unreadable.
+What a frame holds is in ``contents``; being handed out is what makes old contents unreadable.
 
 Protected by the lock of whoever owns the machine; nothing here locks.
 """
 
 import cython
 
-from vmalloc.machine.simulated.frames_buddy import Buddy
-from vmalloc.machine.simulated.frames_errors import BadPlace
-from vmalloc.machine.simulated.frames_layout import DMA32_LIMIT, layout_of
-from vmalloc.machine.simulated.frames_lists import CpuLists
-from vmalloc.machine.simulated.frames_table import FrameTable
+from vmalloc.errors import BadRequest
+from vmalloc.machine.simulated.frames.buddy import Buddy
+from vmalloc.machine.simulated.frames.cpu_lists import CpuLists
+from vmalloc.machine.simulated.frames.layout import DMA32_LIMIT, layout_of
+from vmalloc.machine.simulated.frames.table import FrameTable
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free
 else:
-    from vmalloc.machine.simulated.frames_plain import ZoneOrder
-    from vmalloc.machine.simulated.frames_states import (
+    from vmalloc.machine.simulated.frames.plain import ZoneOrder
+    from vmalloc.machine.simulated.frames.states import (
         MAX_ORDER,
         NEVER,
         NO_FRAME,
@@ -53,19 +53,19 @@ class FrameAllocator:
     """All page frames of a machine.
 
     Args:
-        nodes, page_shift, distances, dma32_limit: the machine's shape, see ``frames_layout.layout_of``.
+        nodes, page_shift, distances, dma32_limit: the machine's shape, see ``layout.layout_of``.
         cpus: number of CPUs.
         batch, high: of the CPUs' lists, in frames; ``batch`` 0 for none.
 
     Raises:
-        BadPlace: there can be no such machine.
+        BadRequest: there can be no such machine.
     """
 
     def __cinit__(
         self, nodes, page_shift=12, cpus=1, distances=None, dma32_limit=DMA32_LIMIT, batch=PCP_BATCH, high=PCP_HIGH
     ):
         if not (0 < cpus <= MAX_CPUS and 0 <= batch <= high < 1 << 32 and 0 <= page_shift < 32):
-            raise BadPlace(f"{cpus} CPUs with lists of {high} frames, {batch} at a time; page shift {page_shift}")
+            raise BadRequest(f"{cpus} CPUs with lists of {high} frames, {batch} at a time; page shift {page_shift}")
         layout = layout_of(nodes, page_shift, distances, dma32_limit)
         self.layout = layout
         self.page_shift = page_shift
@@ -222,7 +222,7 @@ class FrameAllocator:
         """Writes down who holds an allocation; ``owner`` is a number that ``owner_number`` gave."""
         self.table.section[pfn >> SECTION_SHIFT].row[pfn & SECTION_MASK].owner = owner
 
-    # Python's side: the same calls, for ``frames_memory``, which checks what they trust.
+    # Python's side: the same calls, for ``memory``, which checks what they trust.
 
     def try_alloc(self, order, node, zone_limit, cpu):
         """``alloc``."""

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from vmalloc.machine.simulated.frames_states import MAX_ORDER, NO_FRAME, SECTION_FRAMES
+from vmalloc.machine.simulated.frames.states import MAX_ORDER, NO_FRAME, SECTION_FRAMES
 
 __all__ = ["CpuList", "FrameRow", "Section", "Sections", "ZoneLists", "ZoneOrder", "ZoneSpan"]
 
 
 class FrameRow:
-    """One frame; fields as in ``frames_table.pxd``."""
+    """One frame; fields as in ``table.pxd``."""
 
     __slots__ = ("contents", "next", "order", "owner", "prev", "state")
 
@@ -20,7 +20,7 @@ class FrameRow:
 
 
 class Section:
-    """The frames of one block of the largest order; fields as in ``frames_table.pxd``."""
+    """The frames of one block of the largest order; fields as in ``table.pxd``."""
 
     __slots__ = ("nr_frames", "page", "row", "touched", "zone")
 
@@ -39,7 +39,7 @@ class Sections(dict[int, Section]):
 
 
 class ZoneSpan:
-    """The frames of a zone; fields as in ``frames_table.pxd``."""
+    """The frames of a zone; fields as in ``table.pxd``."""
 
     __slots__ = ("end_pfn", "start_pfn")
 
@@ -48,7 +48,7 @@ class ZoneSpan:
 
 
 class ZoneLists:
-    """The free lists of a zone; fields as in ``frames_buddy.pxd``."""
+    """The free lists of a zone; fields as in ``buddy.pxd``."""
 
     __slots__ = ("count", "head", "nr_free", "untouched", "untouched_end")
 
@@ -59,7 +59,7 @@ class ZoneLists:
 
 
 class CpuList:
-    """The list of one CPU in one zone; fields as in ``frames_lists.pxd``."""
+    """The list of one CPU in one zone; fields as in ``cpu_lists.pxd``."""
 
     __slots__ = ("count", "head", "tail")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from vmalloc.machine.simulated.frames_errors import BadPlace
-from vmalloc.machine.simulated.frames_layout import Layout, Zone, layout_of
-from vmalloc.machine.simulated.frames_states import ZONE_DMA32, ZONE_NORMAL
+from vmalloc.errors import BadRequest
+from vmalloc.machine.simulated.frames.layout import Layout, Zone, layout_of
+from vmalloc.machine.simulated.frames.states import ZONE_DMA32, ZONE_NORMAL
 
 
 def asked(layout: Layout, node: int, zone_limit: int = ZONE_NORMAL) -> list[tuple[int, int]]:
@@ -80,7 +80,7 @@ def test_a_node_may_have_no_frames() -> None:
     ],
 )
 def test_a_machine_that_cannot_be_is_refused(nodes: Any, more: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(BadPlace, match=complaint):
+    with pytest.raises(BadRequest, match=complaint):
         layout_of(nodes, 12, **more)
 
 

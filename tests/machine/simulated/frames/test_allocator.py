@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vmalloc.machine.simulated.frames import FrameAllocator
-from vmalloc.machine.simulated.frames_errors import BadPlace
-from vmalloc.machine.simulated.frames_states import (
+from vmalloc.errors import BadRequest
+from vmalloc.machine.simulated.frames.allocator import FrameAllocator
+from vmalloc.machine.simulated.frames.states import (
     DOUBLE_FREE,
     FOREIGN,
     INSIDE_BLOCK,
@@ -17,7 +17,7 @@ from vmalloc.machine.simulated.frames_states import (
     ZONE_DMA32,
     ZONE_NORMAL,
 )
-from vmalloc.machine.simulated.frames_validate import validate_frames
+from vmalloc.machine.simulated.frames.validate import validate_frames
 
 pytestmark = pytest.mark.both_builds
 
@@ -273,11 +273,11 @@ def test_a_terabyte_has_no_records_until_it_is_used() -> None:
 
 @pytest.mark.parametrize("settings", [{"batch": 5, "high": 4}, {"batch": -1}, {"high": 1 << 32}])
 def test_lists_that_cannot_be_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(BadPlace, match="CPUs with lists of"):
+    with pytest.raises(BadRequest, match="CPUs with lists of"):
         allocator(1024, **settings)
 
 
 def test_a_machine_without_cpus_is_refused() -> None:
     for cpus in (0, 1 << 17):
-        with pytest.raises(BadPlace, match=f"{cpus} CPUs"):
+        with pytest.raises(BadRequest, match=f"{cpus} CPUs"):
             FrameAllocator([1024], PAGE_SHIFT, cpus)

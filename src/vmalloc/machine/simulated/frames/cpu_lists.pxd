@@ -2,8 +2,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cimport cython
 
-from vmalloc.machine.simulated.frames_buddy cimport Buddy
-from vmalloc.machine.simulated.frames_table cimport (
+from vmalloc.machine.simulated.frames.buddy cimport Buddy
+from vmalloc.machine.simulated.frames.table cimport (
     LISTED,
     NO_FRAME,
     SECTION_MASK,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vmalloc.machine.simulated.frames import FrameAllocator
-from vmalloc.machine.simulated.frames_states import MAX_ORDER, SECTION_SHIFT, USED, ZONE_NAMES
+from vmalloc.machine.simulated.frames.allocator import FrameAllocator
+from vmalloc.machine.simulated.frames.states import MAX_ORDER, SECTION_SHIFT, USED, ZONE_NAMES
 
 __all__ = ["Held", "NodeStats", "ZoneStats", "buddyinfo", "held", "node_stats"]
 

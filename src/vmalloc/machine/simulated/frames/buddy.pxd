@@ -2,7 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cimport cython
 
-from vmalloc.machine.simulated.frames_table cimport (
+from vmalloc.machine.simulated.frames.table cimport (
     FREE,
     INSIDE,
     MAX_ORDER,

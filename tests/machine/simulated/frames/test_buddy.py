@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmalloc.machine.simulated.frames_memory import PhysicalMemory
-from vmalloc.machine.simulated.frames_states import MAX_ORDER
+from vmalloc.machine.simulated.frames.memory import PhysicalMemory
+from vmalloc.machine.simulated.frames.states import MAX_ORDER
 
 pytestmark = pytest.mark.both_builds
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from vmalloc.errors import ValidationError
-from vmalloc.machine.simulated.frames_memory import PhysicalMemory
-from vmalloc.machine.simulated.frames_states import FREE, INSIDE, LISTED, NO_FRAME, STORED, USED, ZEROED
-from vmalloc.machine.simulated.frames_validate import validate_frames
+from vmalloc.machine.simulated.frames.memory import PhysicalMemory
+from vmalloc.machine.simulated.frames.states import FREE, INSIDE, LISTED, NO_FRAME, STORED, USED, ZEROED
+from vmalloc.machine.simulated.frames.validate import validate_frames
 
 pytestmark = pytest.mark.both_builds
 

@@ -17,19 +17,21 @@ from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
-from vmalloc.machine.simulated.frames import PCP_BATCH, PCP_HIGH, FrameAllocator
-from vmalloc.machine.simulated.frames_contents import FrameContents
-from vmalloc.machine.simulated.frames_errors import BadFrame, BadPlace, OutOfFrames
-from vmalloc.machine.simulated.frames_layout import DMA32_LIMIT
-from vmalloc.machine.simulated.frames_report import NodeStats, buddyinfo, held, node_stats
-from vmalloc.machine.simulated.frames_states import (
+from vmalloc.errors import BadRequest, OutOfFrames
+from vmalloc.machine.simulated.frames.allocator import PCP_BATCH, PCP_HIGH, FrameAllocator
+from vmalloc.machine.simulated.frames.contents import FrameContents
+from vmalloc.machine.simulated.frames.layout import DMA32_LIMIT
+from vmalloc.machine.simulated.frames.report import NodeStats, buddyinfo, held, node_stats
+from vmalloc.machine.simulated.frames.states import (
     FOREIGN,
     MAX_ORDER,
     NR_KINDS,
     WRONG_ORDER,
+    ZONE_NAMES,
     ZONE_NORMAL,
+    bad_frame,
 )
-from vmalloc.machine.simulated.frames_validate import validate_frames
+from vmalloc.machine.simulated.frames.validate import validate_frames
 
 __all__ = ["Outstanding", "PhysicalMemory"]
 
@@ -55,7 +57,7 @@ class PhysicalMemory:
         fill: the byte that is read where nothing was stored.
 
     Raises:
-        BadPlace: there can be no such machine.
+        BadRequest: there can be no such machine.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class PhysicalMemory:
     ) -> None:
         self.frames = FrameAllocator(nodes, page_shift, cpus, distances, dma32_limit, batch, high)
         if not 0 <= fill <= 0xFF:
-            raise BadPlace(f"a fill byte of {fill}")
+            raise BadRequest(f"a fill byte of {fill}")
         self.contents = FrameContents(self.frames.table, page_shift, fill)
         self._numbers: dict[Hashable, int] = {None: 0}
         self._owners: list[Hashable] = [None]
@@ -96,7 +98,7 @@ class PhysicalMemory:
 
         Raises:
             OutOfFrames: no zone that may be asked has such a block.
-            BadPlace: there is no such order, node, zone or CPU.
+            BadRequest: there is no such order, node, zone or CPU.
         """
         return self._allocate(self.frames.try_alloc, order, node, zone_limit, cpu, owner, False)
 
@@ -118,7 +120,7 @@ class PhysicalMemory:
         Raises:
             BadFrame: no node has this frame, it is free already, was allocated with another order, or lies inside an
                 allocation.
-            BadPlace: there is no such CPU.
+            BadRequest: there is no such CPU.
         """
         self._expect_place(cpu=cpu)
         self._expect(self.frames.try_free(self._expect_pfn(pfn), self._order(order), cpu), pfn, order)
@@ -141,7 +143,7 @@ class PhysicalMemory:
         hash(owner)  # a bad one must fail before anything is taken
         self._expect_place(node=node, zone_limit=zone_limit, cpu=cpu)
         if count < 0:
-            raise BadPlace(f"a batch of {count} frames")
+            raise BadRequest(f"a batch of {count} frames")
         # No batch is larger than the machine: one more place than it has frames says as much as a longer array.
         found = array("Q", bytes(8 * min(count, 1 + self.nr_frames)))
         taken = self.frames.try_alloc_bulk(node, found, zone_limit, cpu)
@@ -183,7 +185,7 @@ class PhysicalMemory:
         for zone in self.frames.layout.zones:
             if zone.start_pfn <= pfn < zone.end_pfn:
                 return zone.node
-        raise BadFrame(pfn, FOREIGN)
+        raise bad_frame(pfn, FOREIGN)
 
     def outstanding(self, *owners: Hashable) -> list[Outstanding]:
         """What was allocated and not freed, ascending by frame: of these owners, or of everybody."""
@@ -231,25 +233,31 @@ class PhysicalMemory:
     ) -> int:
         hash(owner)  # a bad one must fail before anything is taken
         if not 0 <= order <= MAX_ORDER:
-            raise BadPlace(f"order {order}: the largest block has order {MAX_ORDER}")
+            raise BadRequest(f"order {order}: the largest block has order {MAX_ORDER}")
         self._expect_place(node=node, zone_limit=zone_limit, cpu=cpu)
         pfn = call(order, node, zone_limit, cpu)
         if pfn < 0:
-            raise OutOfFrames(order, node, zone_limit, strict, self.frames.lists.listed)
+            where = f"on node {node} alone" if strict else f"from node {node} on"
+            raise OutOfFrames(
+                f"no free block of order {order} ({1 << order} frames) {where}, zone {ZONE_NAMES[zone_limit]} and "
+                f"below; {self.frames.lists.listed} frames are on lists of CPUs",
+                order,
+                node,
+            )
         self._own((pfn,), owner)
         return pfn
 
     def _expect_place(self, node: int = 0, zone_limit: int = 0, cpu: int = 0) -> None:
         if not 0 <= node < self.frames.nr_nodes:
-            raise BadPlace(f"node {node} of a machine with {self.frames.nr_nodes} nodes")
+            raise BadRequest(f"node {node} of a machine with {self.frames.nr_nodes} nodes")
         if not 0 <= zone_limit < NR_KINDS:
-            raise BadPlace(f"zone limit {zone_limit}: ZONE_DMA32 (0) or ZONE_NORMAL (1)")
+            raise BadRequest(f"zone limit {zone_limit}: ZONE_DMA32 (0) or ZONE_NORMAL (1)")
         if not 0 <= cpu < self.frames.cpus:
-            raise BadPlace(f"CPU {cpu} of a machine with {self.frames.cpus} CPUs")
+            raise BadRequest(f"CPU {cpu} of a machine with {self.frames.cpus} CPUs")
 
     def _expect_pfn(self, pfn: int) -> int:
         if not 0 <= pfn < 1 << 64:
-            raise BadFrame(pfn, FOREIGN)
+            raise bad_frame(pfn, FOREIGN)
         return pfn
 
     def _order(self, order: int) -> int:
@@ -258,4 +266,4 @@ class PhysicalMemory:
 
     def _expect(self, code: int, pfn: int, order: int) -> None:
         if code != 0:
-            raise BadFrame(pfn, code, f" than {order}" if code == WRONG_ORDER else "")
+            raise bad_frame(pfn, code, f" than {order}" if code == WRONG_ORDER else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmalloc.machine.simulated.frames_memory import PhysicalMemory
+from vmalloc.machine.simulated.frames.memory import PhysicalMemory
 
 pytestmark = pytest.mark.both_builds
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vmalloc.errors import ValidationError
-from vmalloc.machine.simulated.frames import FrameAllocator
-from vmalloc.machine.simulated.frames_layout import Zone
-from vmalloc.machine.simulated.frames_states import (
+from vmalloc.machine.simulated.frames.allocator import FrameAllocator
+from vmalloc.machine.simulated.frames.layout import Zone
+from vmalloc.machine.simulated.frames.states import (
     FREE,
     INSIDE,
     LISTED,

@@ -7,7 +7,7 @@ per zone, a short list: a free frame goes to its head and the next request takes
 
 Shape: ``list[zone * cpus + cpu]`` is a doubly linked list through the records, head newest, tail oldest.
 
-Invariants (``frames_validate.validate_frames``): each frame on a list is ``LISTED``, of order 0 and of the list's zone;
+Invariants (``validate.validate_frames``): each frame on a list is ``LISTED``, of order 0 and of the list's zone;
 head, tail and count fit; no list is longer than ``high``; ``listed`` is the sum of the counts.
 
 What is on one CPU's list, no other CPU gets and nothing merges with: a request may fail while such frames exist.
@@ -19,8 +19,8 @@ import cython
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free
 else:
-    from vmalloc.machine.simulated.frames_plain import CpuList
-    from vmalloc.machine.simulated.frames_states import LISTED, NO_FRAME, SECTION_MASK, SECTION_SHIFT
+    from vmalloc.machine.simulated.frames.plain import CpuList
+    from vmalloc.machine.simulated.frames.states import LISTED, NO_FRAME, SECTION_MASK, SECTION_SHIFT
 
 __all__ = ["CpuLists"]
 

@@ -11,7 +11,7 @@ the middle.  Blocks of the largest order that were never handed out are not on a
 untouched_end)`` of the zone, and are taken lowest first when the list of the largest order is empty - as if the list
 had held them all in ascending order from the start.  That keeps a large idle machine free of records.
 
-Invariants (``frames_validate.validate_frames``): each block on a list is ``FREE``, of the list's order, aligned and
+Invariants (``validate.validate_frames``): each block on a list is ``FREE``, of the list's order, aligned and
 in the zone; two buddies of the same order are never both free; ``nr_free`` is the sum over all blocks.
 
 Handing a block out is not finished here: the caller marks what it took (``USED`` or ``LISTED``), and gives back only
@@ -23,8 +23,8 @@ import cython
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free
 else:
-    from vmalloc.machine.simulated.frames_plain import ZoneLists
-    from vmalloc.machine.simulated.frames_states import (
+    from vmalloc.machine.simulated.frames.plain import ZoneLists
+    from vmalloc.machine.simulated.frames.states import (
         FREE,
         INSIDE,
         MAX_ORDER,

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vmalloc import _build
-from vmalloc.machine.simulated.frames_errors import BadFrame, OutOfFrames
-from vmalloc.machine.simulated.frames_memory import Outstanding, PhysicalMemory
-from vmalloc.machine.simulated.frames_states import (
+from vmalloc.errors import BadFrame, OutOfFrames
+from vmalloc.machine.simulated.frames.memory import Outstanding, PhysicalMemory
+from vmalloc.machine.simulated.frames.states import (
     DOUBLE_FREE,
     FOREIGN,
     INSIDE_BLOCK,

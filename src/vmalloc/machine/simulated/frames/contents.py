@@ -17,7 +17,7 @@ What exactly a load reads, by the life of the frame:
 So an access is never refused because of who owns the frame: memory does not know.  Refused are frames that no node has
 and ranges that leave the frame.  ``trim`` is the one exception to the list: it forgets what freed frames hold.
 
-Shape: ``row.contents`` says which of the three kinds it is (``frames_states``), ``section.page`` has the bytes.
+Shape: ``row.contents`` says which of the three kinds it is (``states``), ``section.page`` has the bytes.
 Handing a frame out only resets the word; its page stays for the next store.
 
 Protected by the lock of whoever owns the machine; nothing here locks.
@@ -25,13 +25,13 @@ Protected by the lock of whoever owns the machine; nothing here locks.
 
 import cython
 
-from vmalloc.machine.simulated.frames_errors import BadFrame
+from vmalloc.machine.simulated.frames.states import bad_frame
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free, malloc
     from cython.cimports.libc.string import memcpy, memmove, memset
 else:
-    from vmalloc.machine.simulated.frames_states import (
+    from vmalloc.machine.simulated.frames.states import (
         BAD_RANGE,
         FOREIGN,
         NEVER,
@@ -303,14 +303,15 @@ class FrameContents:
     def expect_range(self, pfn, offset, size):
         """The size, where None is the rest of the frame; raises what ``bad_range`` finds."""
         if not 0 <= pfn < 1 << 64 or self.bad_range(pfn, 0, 0) != 0:
-            raise BadFrame(pfn, FOREIGN)
+            raise bad_frame(pfn, FOREIGN)
         wanted = self.page_size - offset if size is None else size
         if not (0 <= offset <= self.page_size and 0 <= wanted <= self.page_size - offset):
-            raise BadFrame(pfn, BAD_RANGE, f": {wanted} bytes at offset {offset:#x}, page of {self.page_size:#x}")
+            where = f"{wanted} bytes at offset {offset:#x}, page of {self.page_size:#x}"
+            raise bad_frame(pfn, BAD_RANGE, f": {where}")
         return wanted
 
     def expect(self, code, pfn):
         if code == NO_MEMORY:
             raise MemoryError(f"no memory for the contents of frame {pfn:#x}")
         if code != 0:
-            raise BadFrame(pfn, code)
+            raise bad_frame(pfn, code)

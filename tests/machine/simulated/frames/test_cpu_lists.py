@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmalloc.machine.simulated.frames_memory import PhysicalMemory
-from vmalloc.machine.simulated.frames_states import NO_FRAME
+from vmalloc.machine.simulated.frames.memory import PhysicalMemory
+from vmalloc.machine.simulated.frames.states import NO_FRAME
 
 pytestmark = pytest.mark.both_builds
 

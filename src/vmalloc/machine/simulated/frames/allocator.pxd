@@ -3,9 +3,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport cython
 
-from vmalloc.machine.simulated.frames_buddy cimport Buddy
-from vmalloc.machine.simulated.frames_lists cimport CpuLists
-from vmalloc.machine.simulated.frames_table cimport (
+from vmalloc.machine.simulated.frames.buddy cimport Buddy
+from vmalloc.machine.simulated.frames.cpu_lists cimport CpuLists
+from vmalloc.machine.simulated.frames.table cimport (
     MAX_ORDER,
     NEVER,
     NO_FRAME,
