@@ -20,6 +20,7 @@ __all__ = [
     "BadFrame",
     "BadRequest",
     "BadSize",
+    "ExceedsMemory",
     "FAULT_KINDS",
     "Fault",
     "MachineUnavailable",
@@ -98,7 +99,8 @@ class BadAddress(VmallocError, ValueError):
 
 
 class OutOfAddresses(MemoryError, VmallocError):
-    """No free range fits the request, even after purging (``-EBUSY``, specification section 1.10 step 11).
+    """No free range fits the request, after a purge where there could be one (``-EBUSY``, specification section 1.10
+    step 11).
 
     Attributes:
         size: requested bytes, guard included.
@@ -106,10 +108,10 @@ class OutOfAddresses(MemoryError, VmallocError):
         start, end: the window ``[start, end)`` the request was restricted to.
     """
 
-    def __init__(self, size: int, align: int, start: int, end: int) -> None:
+    def __init__(self, size: int, align: int, start: int, end: int, reason: str = "even after a purge") -> None:
         super().__init__(
             f"no free range of {size} bytes ({format_size(size)}), aligned to {format_size(align)}, "
-            f"in {format_range(start, end)}, even after a purge"
+            f"in {format_range(start, end)}, {reason}"
         )
         self.size = size
         self.align = align
@@ -129,6 +131,10 @@ class OutOfFrames(MemoryError, VmallocError):
         super().__init__(what)
         self.order = order
         self.node = node
+
+
+class ExceedsMemory(OutOfFrames, BadSize):
+    """A size beyond all memory of the machine (section 2.1): the caller's mistake, and waiting would not help."""
 
 
 #: What is wrong with an access: it hit the guard page of an area, nothing at all, an area or a frame that was freed, a

@@ -27,6 +27,18 @@ class KernelProfile:
         drain_repeats: the drain work repeats until the lazy pages are below the threshold (up to 6.8), else one pass.
         failure_is_errno: a failed attempt reports a negative errno (6.17+), else the end of the window.
         overflow_message: what the kernel prints when an allocation finally fails.
+        huge_by_node: an allocation without a node is huge only if each node's share is (up to 6.16; section 3.2).
+        takes_large_blocks: page frames are first asked for in blocks as large as they can be (6.19; section 3.3).
+        allows_nonblocking: a request that must not wait is served, without purging or huge pages; and gfp bits that are
+            not supported are taken off (6.19; section 2.3).
+        failed_area_waits: an area that failed half way is released by a worker, not at once (6.19; section 3.5).
+        has_vrealloc: there is ``vrealloc`` (6.12).
+        keeps_requested_size: areas know what was asked for; ``vrealloc`` goes by that (6.17).
+        vrealloc_aligns: ``vrealloc`` takes an alignment and a node (6.18).
+        has_sparse: ``VM_SPARSE`` areas, ``vmap`` refuses ``VM_FLUSH_RESET_PERMS`` (6.12).
+        vread_fills_holes: reading where there is no area at all gives zeros, not nothing (6.12; section 2.9).
+        kvmalloc_reclaims: ``kvmalloc`` tries hard for contiguous memory first: only ``__GFP_NORETRY`` (up to 6.16).
+        aliases_purge_all: ``vm_unmap_aliases`` gives back every fragmented block first (6.1; section 4.9).
     """
 
     name: str
@@ -38,15 +50,89 @@ class KernelProfile:
     drain_repeats: bool
     failure_is_errno: bool
     overflow_message: str
+    huge_by_node: bool
+    takes_large_blocks: bool
+    allows_nonblocking: bool
+    failed_area_waits: bool
+    has_vrealloc: bool
+    keeps_requested_size: bool
+    vrealloc_aligns: bool
+    has_sparse: bool
+    vread_fills_holes: bool
+    kvmalloc_reclaims: bool
+    aliases_purge_all: bool
 
 
 _OLD_MESSAGE = "vmap allocation for size {size} failed: use vmalloc=<size> to increase size"
 _NEW_MESSAGE = "vmalloc_node_range for size {size} failed: Address range restricted to {start:#x} - {end:#x}"
 
 PROFILES = {
-    "6.1": KernelProfile("6.1", False, True, True, False, 1, True, False, _OLD_MESSAGE),
-    "6.12": KernelProfile("6.12", True, False, False, True, 1, False, False, _NEW_MESSAGE),
-    "6.19": KernelProfile("6.19", True, False, False, False, -1, False, True, _NEW_MESSAGE),
+    "6.1": KernelProfile(
+        name="6.1",
+        has_nodes=False,
+        merges_lazy=True,
+        returns_ascending=True,
+        small_pools_drain=False,
+        walk_step=1,
+        drain_repeats=True,
+        failure_is_errno=False,
+        overflow_message=_OLD_MESSAGE,
+        huge_by_node=True,
+        takes_large_blocks=False,
+        allows_nonblocking=False,
+        failed_area_waits=False,
+        has_vrealloc=False,
+        keeps_requested_size=False,
+        vrealloc_aligns=False,
+        has_sparse=False,
+        vread_fills_holes=False,
+        kvmalloc_reclaims=True,
+        aliases_purge_all=True,
+    ),
+    "6.12": KernelProfile(
+        name="6.12",
+        has_nodes=True,
+        merges_lazy=False,
+        returns_ascending=False,
+        small_pools_drain=True,
+        walk_step=1,
+        drain_repeats=False,
+        failure_is_errno=False,
+        overflow_message=_NEW_MESSAGE,
+        huge_by_node=True,
+        takes_large_blocks=False,
+        allows_nonblocking=False,
+        failed_area_waits=False,
+        has_vrealloc=True,
+        keeps_requested_size=False,
+        vrealloc_aligns=False,
+        has_sparse=True,
+        vread_fills_holes=True,
+        kvmalloc_reclaims=True,
+        aliases_purge_all=False,
+    ),
+    "6.19": KernelProfile(
+        name="6.19",
+        has_nodes=True,
+        merges_lazy=False,
+        returns_ascending=False,
+        small_pools_drain=False,
+        walk_step=-1,
+        drain_repeats=False,
+        failure_is_errno=True,
+        overflow_message=_NEW_MESSAGE,
+        huge_by_node=False,
+        takes_large_blocks=True,
+        allows_nonblocking=True,
+        failed_area_waits=True,
+        has_vrealloc=True,
+        keeps_requested_size=True,
+        vrealloc_aligns=True,
+        has_sparse=True,
+        vread_fills_holes=True,
+        kvmalloc_reclaims=False,
+        aliases_purge_all=False,
+    ),
 }
 
 

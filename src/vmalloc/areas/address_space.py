@@ -227,7 +227,7 @@ class AddressSpace:
                 if not purged:
                     self._purge_locked(self.address_max, 0, full=True)
             try_pool = False
-            if purged and not self._notify_freed():
+            if purged and not self.notify_purge():
                 raise self._overflow(request)
             purged = not purged
 
@@ -265,7 +265,8 @@ class AddressSpace:
         with self._lock:
             address = self._attempt_locked(request, try_pool)
         if is_error_value(address):
-            raise OutOfAddresses(request.size, request.align, request.vstart, request.vend)
+            reason = "in one attempt" if try_pool else "after the caller's purge"
+            raise OutOfAddresses(request.size, request.align, request.vstart, request.vend, reason)
         return address
 
     def free(self, address: int) -> bool:
@@ -693,11 +694,11 @@ class AddressSpace:
 
     # -- below: the end of an overflow, without the lock ---------------------------------------------------------------
 
-    def _notify_freed(self) -> bool:
-        """Asks every notifier, as a blocking chain does; True when one of them freed something."""
+    def notify_purge(self) -> int:
+        """Asks every purge notifier, as a blocking chain does; how much they freed. Call without any lock."""
         with self._lock:
             chain = list(self._notifiers)
-        return sum(notifier() for notifier in chain) > 0
+        return sum(notifier() for notifier in chain)
 
     def _overflow(self, request: _Request) -> OutOfAddresses:
         message = self.kernel.overflow_message.format(size=request.size, start=request.vstart, end=request.vend)

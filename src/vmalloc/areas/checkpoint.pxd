@@ -48,6 +48,7 @@ cdef class Checkpoint:
     cdef uint64_t purge_end
     cdef uint64_t purge_count
     cdef uint64_t overlaps
+    cdef uint32_t moment            # of the ledger
 
     cdef int save(self, Allocator a) noexcept nogil
     cdef void restore(self, Allocator a) noexcept nogil

@@ -54,6 +54,7 @@ class Checkpoint:
         self.purge_end = a.purge.end
         self.purge_count = a.purge.count
         self.overlaps = a.purge.overlaps
+        self.moment = a.nodes.moment()
         self.valid = True
         return 0
 
@@ -72,6 +73,7 @@ class Checkpoint:
         a.purge.end = self.purge_end
         a.purge.count = self.purge_count
         a.purge.overlaps = self.overlaps
+        a.nodes.go_back(self.moment)
 
     def save_rows(self, rows):
         """The table of records, as far as it was ever used."""

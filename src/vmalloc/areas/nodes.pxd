@@ -2,6 +2,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 cimport cython
 
+from vmalloc.areas.ledger cimport NOW_BUSY, NOW_GONE, Ledger
 from vmalloc.areas.ordered_map cimport OrderedMaps, ordered_block, ordered_map
 from vmalloc.areas.pools cimport Pools
 from vmalloc.areas.rows cimport BUSY, LAZY, LOOSE, NIL, PURGING, AreaRows, vmalloc_prefetch, vmap_area
@@ -18,6 +19,14 @@ cdef class VmapNodes:
     cdef readonly Pools pools
     cdef readonly uint64_t nr_lazy       # pages in lazy maps, and on purge lists until they are processed
     cdef readonly uint64_t lazy_areas    # records in lazy maps
+    cdef readonly Ledger ledger          # where to write what happens to ranges, or None
+    cdef public uint32_t cpu             # who acts, for the ledger
+
+    cdef void note(self, uint32_t kind, uint64_t start, uint64_t end) noexcept nogil
+
+    cdef uint32_t moment(self) noexcept nogil
+
+    cdef void go_back(self, uint32_t moment) noexcept nogil
 
     cdef uint32_t addr_to_node(self, uint64_t address) noexcept nogil
 

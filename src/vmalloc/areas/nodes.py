@@ -22,7 +22,7 @@ from vmalloc.areas.ordered_map import OrderedMaps
 from vmalloc.areas.pools import Pools
 
 if not cython.compiled:
-    from vmalloc.areas.states import BUSY, LAZY, LOOSE, NIL, PURGING
+    from vmalloc.areas.states import BUSY, LAZY, LOOSE, NIL, NOW_BUSY, NOW_GONE, PURGING
 
 __all__ = ["VmapNodes", "encode_node", "zone_of"]
 
@@ -51,6 +51,22 @@ class VmapNodes:
         self.pools = Pools(rows, nr_nodes, page_shift)
         self.nr_lazy = 0
         self.lazy_areas = 0
+        self.ledger = None
+        self.cpu = 0
+
+    def note(self, kind, start, end):
+        """Writes to the ledger what happens to a range, if there is a ledger."""
+        if self.ledger is not None:
+            self.ledger.write(kind, start, end, self.cpu)
+
+    def moment(self):
+        """The present moment of the ledger."""
+        return self.ledger.tip if self.ledger is not None else 0
+
+    def go_back(self, moment):
+        """Makes a stored moment the present one: what was noted since has not happened."""
+        if self.ledger is not None:
+            self.ledger.tip = moment
 
     def addr_to_node(self, address):
         """The node whose busy set holds areas that start at ``address`` (section 4.6)."""
@@ -70,6 +86,7 @@ class VmapNodes:
         if self.maps.insert(self.addr_to_node(self.rows.row[v].va_start), self.rows.row[v].va_start, v) != 0:
             return -1
         self.rows.row[v].state = BUSY
+        self.note(NOW_BUSY, self.rows.row[v].va_start, self.rows.row[v].va_end)
         return 0
 
     def find(self, address):
@@ -100,6 +117,7 @@ class VmapNodes:
         if v != NIL:
             self.maps.remove(self.addr_to_node(self.rows.row[v].va_start), self.rows.row[v].va_start)
             self.rows.row[v].state = LOOSE
+            self.note(NOW_GONE, self.rows.row[v].va_start, self.rows.row[v].va_end)
         return v
 
     def unlink_exact(self, start):
@@ -107,6 +125,7 @@ class VmapNodes:
         v = self.maps.remove(self.addr_to_node(start), start)
         if v != NIL:
             self.rows.row[v].state = LOOSE
+            self.note(NOW_GONE, self.rows.row[v].va_start, self.rows.row[v].va_end)
         return v
 
     def insert_lazy(self, v):
@@ -175,6 +194,17 @@ class VmapNodes:
         return first
 
     # Python's side: for tests, validators and printing.
+
+    def attach_ledger(self, ledger):
+        """Writes to ``ledger`` from now on, first what is busy already; None: to none any more."""
+        self.ledger = ledger
+        if ledger is not None:
+            for start, end in sorted([self.range_of(v) for n in range(self.nr_nodes) for v in self.busy(n)]):
+                self.note(NOW_BUSY, start, end)
+
+    def range_of(self, v):
+        """``(start, end)`` of a row."""
+        return (self.rows.row[v].va_start, self.rows.row[v].va_end)
 
     def busy(self, node):
         """Row numbers of the busy set of ``node``, ascending."""

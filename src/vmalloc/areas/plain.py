@@ -7,7 +7,7 @@ place where the two differ.
 
 from __future__ import annotations
 
-__all__ = ["Block", "Map", "Pool", "VmapArea", "extend"]
+__all__ = ["Block", "Happening", "Map", "Pool", "VmapArea", "extend"]
 
 
 class VmapArea:
@@ -53,6 +53,15 @@ class Map:
         self.first: list[int] = []
         self.block: list[int] = []
         self.nr_blocks = self.capacity = self.count = 0
+
+
+class Happening:
+    """One entry of a ledger; fields as in ``ledger.pxd``."""
+
+    __slots__ = ("cpu", "end", "kind", "previous", "start")
+
+    def __init__(self) -> None:
+        self.start = self.end = self.previous = self.cpu = self.kind = 0
 
 
 class Pool:

@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 
 from vmalloc.areas.free_tree cimport ADDRESS_MAX, FreeTree
+from vmalloc.areas.ledger cimport NOW_FLUSHED
 from vmalloc.areas.nodes cimport VmapNodes
 from vmalloc.areas.rows cimport LOOSE, MAX_POOL_PAGES, NIL, AreaRows, vmap_area
 
@@ -30,8 +31,10 @@ cdef class Purge:
     @cython.locals(pages=uint32_t, c=uint32_t, k=uint32_t, amount=uint32_t, v=uint32_t, following=uint32_t)
     cdef void decay(self, uint32_t node, bint full) noexcept nogil
 
-    @cython.locals(v=uint32_t, first=uint32_t)
+    @cython.locals(first=uint32_t)
     cdef uint32_t detach(self, uint32_t node) noexcept nogil
+
+    cdef void widen(self, uint32_t v) noexcept nogil
 
     @cython.locals(v=uint32_t, c=uint32_t, encoded=uint32_t, pages=uint64_t)
     cdef bint step(self, uint32_t node) noexcept nogil

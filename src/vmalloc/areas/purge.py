@@ -7,7 +7,7 @@ Idea: a purge is told as the kernel's steps, so that a caller may run it whole (
     for each node, ascending:
         decay(node)                         a quarter of each pool, from the head, goes back to the free tree
         detach(node)                        its lazy set becomes its purge list; the hull grows
-    -- here the caller owes flush_tlb_kernel_range(start, end) --
+    -- here the caller owes flush_tlb_kernel_range(start, end), and the ledger, if there is one, says so --
     for each node, ascending:
         step(node), step(node), ...         lowest address first: to the node's pool if it may, else aside
         finish(node)                        what was put aside goes to the free tree, last put first
@@ -31,7 +31,7 @@ if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free
 else:
     from vmalloc.areas.free_tree import ADDRESS_MAX
-    from vmalloc.areas.states import LOOSE, MAX_POOL_PAGES, NIL
+    from vmalloc.areas.states import LOOSE, MAX_POOL_PAGES, NIL, NOW_FLUSHED
 
 __all__ = ["Purge"]
 
@@ -106,16 +106,20 @@ class Purge:
         """Makes the lazy set of ``node`` its purge list; returns the first row, ``NIL`` when it was empty."""
         first = self.nodes.detach(node)
         self.pending[node] = first
-        if first == NIL:
-            return NIL
-        if self.rows.row[first].va_start < self.start:
-            self.start = self.rows.row[first].va_start
-        v = first
+        if first != NIL:
+            self.widen(first)
+        if node + 1 == self.nodes.nr_nodes and self.start < self.end:
+            self.nodes.note(NOW_FLUSHED, self.start, self.end)
+        return first
+
+    def widen(self, v):
+        """Makes the hull cover the list ``v``, which ascends."""
+        if self.rows.row[v].va_start < self.start:
+            self.start = self.rows.row[v].va_start
         while self.rows.row[v].list_next != NIL:
             v = self.rows.row[v].list_next
         if self.rows.row[v].va_end > self.end:
             self.end = self.rows.row[v].va_end
-        return first
 
     def step(self, node):
         """Processes the lowest area of ``node``'s purge list; False when there is none left."""

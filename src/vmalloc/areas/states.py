@@ -33,6 +33,10 @@ __all__ = [
     "LOOSE",
     "MAX_POOL_PAGES",
     "NIL",
+    "NOW_BUSY",
+    "NOW_FLUSHED",
+    "NOW_GONE",
+    "NOW_PROVEN",
     "POOLED",
     "PURGING",
     "STATE_NAMES",
@@ -48,6 +52,9 @@ NIL = 0
 
 UNUSED, LOOSE, FREE, BUSY, LAZY, PURGING, POOLED = range(7)
 STATE_NAMES = ("unused", "loose", "free", "busy", "lazy", "purging", "pooled")
+
+#: What a ledger says of a range (``ledger``).
+NOW_BUSY, NOW_GONE, NOW_FLUSHED, NOW_PROVEN = range(1, 5)
 
 VMAP_RAM = 0x1
 VMAP_BLOCK = 0x2

@@ -26,7 +26,11 @@ TRACE is ftrace text (/sys/kernel/tracing/trace), `trace-cmd report` text, or th
 vmalloc tracepoints; several files are read one after the other. Files may be plain, .gz, .xz or .zst, or - for standard
 input. Without TRACE, the recording that comes with the package is replayed from the kernel's boot on.
 
-Exit status: 0 the replay is sound; 1 an address is unexplained, or a snapshot differs; 2 the request or a file is bad.
+With --machine simulated the same areas get page frames and page tables, and are used through TLBs: the report then has
+page-table memory, sizes of mappings, flushes and interrupts, and frames per NUMA node.
+
+Exit status: 0 the replay is sound; 1 an address is unexplained, a snapshot differs, or the machine met a stale
+translation; 2 the request or a file is bad.
 """
 
 
@@ -46,7 +50,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--kernel", metavar="VERSION", help="6.1, 6.12, 6.19, or any release; default: find out")
     parser.add_argument("--cpus", type=int, metavar="N", help="possible CPUs of the kernel; default: from the trace")
-    parser.add_argument("--machine", choices=["areas"], default="areas", help="what to replay on (default: areas)")
+    parser.add_argument(
+        "--machine", choices=["areas", "simulated"], default="areas",
+        help="what to replay on: addresses alone (areas, the default), or with page frames, page tables and TLBs too",
+    )
+    parser.add_argument(
+        "--arch", metavar="NAME", help="architecture of the simulated machine; default: one with the recorded range"
+    )
+    parser.add_argument("--nodes", type=int, metavar="N", help="NUMA nodes of the simulated machine; default: 1")
     parser.add_argument("--open-loop", action="store_true", help="never correct the state to the recorded address")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the report")
     parser.set_defaults(run=run)
@@ -66,7 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
         read_seconds = time.perf_counter() - began
         result = replay(
             trace, before=before, after=snapshots, kernel=arguments.kernel, cpus=arguments.cpus,
-            open_loop=arguments.open_loop, progress=bars("replaying", len(trace)),
+            open_loop=arguments.open_loop, machine=arguments.machine, arch=arguments.arch, numa_nodes=arguments.nodes,
+            progress=bars("replaying", len(trace)),
+            machine_progress=bars("machine", None) if arguments.machine == "simulated" else None,
         )
     result.read_seconds = read_seconds
     if arguments.json:
@@ -79,8 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _bad(result: ReplayResult) -> bool:
-    """Tells whether the replay contradicts the kernel in a way nothing explains."""
-    return bool(result.unexplained or result.after_snapshot_differences)
+    """Tells whether the replay contradicts the kernel, or itself, in a way nothing explains."""
+    machine = result.machine
+    broken = machine is not None and (machine.stale_accesses or machine.failed_accesses)
+    return bool(result.unexplained or result.after_snapshot_differences or broken)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from rich.console import Console
 from rich.table import Table
 
-from vmalloc.trace.replay.result import ReplayResult
+from vmalloc.trace.replay.result import MachineResult, ReplayResult
 from vmalloc.units import format_address, format_range, format_size
 
 __all__ = ["print_report"]
@@ -68,9 +68,13 @@ def print_report(result: ReplayResult, console: Console | None = None) -> None:
         flight = f"; {difference.in_flight} in flight left out" if difference.in_flight else ""
         found = ", ".join(parts) or "0 differences"
         out.print(f"snapshot {PurePath(difference.snapshot).name}: {found}{flight}", soft_wrap=True)
+    machine = result.machine
+    if machine is not None:
+        out.print(_machine(machine))
     out.print(
         f"read in {result.read_seconds:.2f} s, replayed in {result.seconds:.2f} s "
-        f"({result.events_per_second / 1e6:.2f} million events per second)"
+        + (f"and {machine.seconds:.2f} s on the machine " if machine is not None else "")
+        + f"({result.events_per_second / 1e6:.2f} million events per second)"
     )
 
 
@@ -120,6 +124,36 @@ def _agreement(result: ReplayResult) -> Table:
             f"{format_size(first.align)} at {format_address(first.recorded)}, here {format_address(first.modelled)}",
         )
     return table
+
+
+def _machine(machine: MachineResult) -> Table:
+    """What the simulated machine met."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    nodes = _number(machine.numa_nodes, "NUMA node")
+    memory = format_size(machine.memory_bytes)
+    table.add_row("simulated", f"{machine.arch}, {_number(machine.cpus, 'CPU')}, {nodes}, {memory} of memory")
+    levels = ", ".join(f"{count:,} {name}" for name, count in machine.tables.items())
+    table.add_row("page tables", f"{format_size(machine.page_table_bytes)}: {levels}")
+    made = ", ".join(f"{count:,} of {format_size(size)}" for size, count in machine.mappings_made.items())
+    table.add_row("mappings", f"{made or 'none'}; {_number(machine.huge_fallbacks, 'area')} without blocks to be huge")
+    proven = f", {machine.proven_flushes:,} of them proven by corrections" if machine.proven_flushes else ""
+    kinds = f"{machine.ranged_flushes:,} of a range ({machine.flushed_pages:,} pages), {machine.full_flushes:,} full"
+    table.add_row("TLB flushes", f"{machine.flushes:,}: {kinds}{proven}; {_number(machine.ipis, 'interrupt')}")
+    failed = f", {machine.failed_accesses:,} FAILED" if machine.failed_accesses else ""
+    stale = f"{machine.stale_accesses:,} through stale translations{failed}"
+    table.add_row("accesses", f"{machine.accesses:,}: {machine.tlb_misses:,} missed the TLB, {stale}")
+    table.add_row("frames", f"{machine.frames_taken:,} taken; in use at the peak {_each(machine.frames_at_peak)}")
+    table.add_row("", f"in use at the end {_each(machine.frames_at_end)}, for {_number(machine.areas, 'area')}")
+    return table
+
+
+def _each(frames: tuple[int, ...]) -> str:
+    """Frames per node."""
+    if len(frames) == 1:
+        return f"{frames[0]:,}"
+    return ", ".join(f"{count:,} on node {node}" for node, count in enumerate(frames))
 
 
 def _number(count: int, noun: str) -> str:

@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 
 from vmalloc.areas.free_tree cimport ERROR_VALUES
+from vmalloc.areas.ledger cimport NOW_PROVEN
 from vmalloc.areas.pools cimport NO_CLASS
 from vmalloc.areas.rows cimport LAZY, LOOSE, MAX_POOL_PAGES, NIL, POOLED, PURGING, vmap_area
 from vmalloc.trace.replay.hypotheses cimport Hypotheses
@@ -55,6 +56,9 @@ cdef class Corrections(Hypotheses):
 
     @cython.locals(row="vmap_area*", c=uint32_t, n=uint32_t, v=uint32_t, w=uint32_t)
     cdef void clear_range(self, uint64_t start, uint64_t end) noexcept nogil
+
+    @cython.locals(row="vmap_area*")
+    cdef void was_flushed(self, uint32_t v) noexcept nogil
 
     cdef void expect_one_less(self) noexcept nogil
 

@@ -31,7 +31,7 @@ from vmalloc.trace.replay.hypotheses import Hypotheses
 if not cython.compiled:
     from vmalloc.areas.free_tree import ERROR_VALUES
     from vmalloc.areas.pools import NO_CLASS
-    from vmalloc.areas.states import LAZY, LOOSE, MAX_POOL_PAGES, NIL, POOLED, PURGING
+    from vmalloc.areas.states import LAZY, LOOSE, MAX_POOL_PAGES, NIL, NOW_PROVEN, POOLED, PURGING
     from vmalloc.trace.replay.schedule import (
         ALIASES,
         CORRECTED,
@@ -148,6 +148,7 @@ class Corrections(Hypotheses):
         row = self.allocator.rows.row
         self.happened(i, 0)
         self.placed[i] = self.va_start[i]
+        self.allocator.nodes.cpu = self.cpu[i]
         flags = 0
         if self.allocator.pooled_request(self.window_start[self.window[i]], self.window_end[self.window[i]]):
             flags = (self.cpu[i] % self.allocator.nodes.nr_nodes + 1) << 8
@@ -165,6 +166,7 @@ class Corrections(Hypotheses):
                 return
             if row[self.found].state == LAZY and self.allocator.nodes.unlink_lazy(self.found) != NIL:
                 self.expect_one_less()
+                self.was_flushed(self.found)
                 self.settle(i, self.found, flags)
                 return
         self.unhide(self.va_start[i], self.va_end[i])
@@ -200,15 +202,22 @@ class Corrections(Hypotheses):
             v = self.allocator.nodes.maps.at_or_below(self.allocator.nodes.nr_nodes + n, end - 1)
             while v != NIL and row[v].va_end > start and self.allocator.nodes.unlink_lazy(v) != NIL:
                 self.expect_one_less()
+                self.was_flushed(v)
                 self.allocator.purge.give(v)
                 v = self.allocator.nodes.maps.at_or_below(self.allocator.nodes.nr_nodes + n, end - 1)
             v = self.allocator.nodes.maps.at_or_below(n, end - 1)
             while v != NIL and row[v].va_end > start:
                 self.busy_bytes -= row[v].va_end - row[v].va_start
                 self.allocator.nodes.unlink_exact(row[v].va_start)
+                self.was_flushed(v)
                 self.allocator.purge.give(v)
                 self.counter[EVICTED] += 1
                 v = self.allocator.nodes.maps.at_or_below(n, end - 1)
+
+    def was_flushed(self, v):
+        """Notes that a purge, and so a flush, must have met row ``v``, because the kernel uses its addresses again."""
+        row = self.allocator.rows.row
+        self.allocator.nodes.note(NOW_PROVEN, row[v].va_start, row[v].va_end)
 
     def expect_one_less(self):
         """Notes that a lazy area was used: the purge that comes next has taken it already and counts it.

@@ -16,13 +16,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vmalloc.areas.allocator import Allocator
+from vmalloc.areas.ledger import Ledger
 from vmalloc.areas.states import is_error_value
+from vmalloc.errors import BadRequest
 from vmalloc.kernels import PROFILES, KernelProfile, nr_vmap_nodes, profile
 from vmalloc.trace.events import ALLOC, ALLOC_FAILED, FREE, PURGE, Trace
+from vmalloc.trace.replay.counts import compare, count
 from vmalloc.trace.replay.engine import Engine
-from vmalloc.trace.replay.markers import Reading, in_flight, locate
+from vmalloc.trace.replay.markers import Reading, locate
 from vmalloc.trace.replay.plan import Plan, make_plan
-from vmalloc.trace.replay.result import Mismatch, ReplayResult, SnapshotDifference
+from vmalloc.trace.replay.result import MachineResult, ReplayResult
 from vmalloc.trace.replay.start import (
     Start,
     chunk_groups,
@@ -31,7 +35,7 @@ from vmalloc.trace.replay.start import (
     since_boot,
     vmalloc_window,
 )
-from vmalloc.trace.replay.verdicts import AGREED, COUNTERS, UNEXPLAINED, VERDICT_NAMES
+from vmalloc.trace.replay.verdicts import AGREED, COUNTERS
 from vmalloc.trace.vmallocinfo import Snapshot
 
 __all__ = ["replay"]
@@ -84,7 +88,11 @@ def replay(
     open_loop: bool = False,
     slack: int = SLACK,
     shapes: int = SHAPES,
+    machine: str = "areas",
+    arch: str | None = None,
+    numa_nodes: int | None = None,
     progress: Progress | None = None,
+    machine_progress: Progress | None = None,
 ) -> ReplayResult:
     """Replays a trace on the address-space allocator and compares every address with the recorded one.
 
@@ -97,13 +105,19 @@ def replay(
         open_loop: never correct the state to the recorded address.
         slack: how much later than it happened an event may be written, in nanoseconds; 0 takes the events as they come.
         shapes: how many shapes of the free tree are tried when the one at the start is not known.
+        machine: ``"areas"``: addresses alone; ``"simulated"``: frames, page tables and TLBs, too.
+        arch: architecture of the simulated machine; None takes one that has the recorded vmalloc range.
+        numa_nodes: NUMA nodes of the simulated machine; None for one.
         progress: called with (events done, events in all) now and then.
+        machine_progress: the same for the simulated machine, which does its part when the events are done.
 
     Raises:
         TraceError: nothing to replay, or snapshots that contradict the trace.
         ValueError: an unknown kernel version, or not at least one CPU.
+        BadRequest: no such machine or architecture, or one that cannot have the recorded range.
     """
     setting = _setting(trace, before, after, cpus, open_loop, slack, shapes)
+    machine_of = _machine(machine, arch, numa_nodes, setting)
     version, setting, known_from = _identify(trace, setting, kernel, cpus is not None)
     shape = _shape(trace, setting, version)
     result = ReplayResult(
@@ -115,18 +129,45 @@ def replay(
     )
     began = time.perf_counter()
     engine, plan = _engine(trace, setting, version, shape)
+    ledger = Ledger()
+    if machine_of is not None:
+        engine.allocator.nodes.attach_ledger(ledger)
     skipped = int(np.count_nonzero(np.frombuffer(plan.done, dtype=np.uint8))) if len(trace) else 0
     stops = sorted(((locate(trace, s.name, "after"), s) for s in after), key=lambda stop: stop[0].begin)
     at = 0
     for reading, snapshot in stops:
         at = _run(engine, at, max(at, reading.begin), len(trace), progress)
-        result.snapshots.append(_compare(engine, trace, reading, snapshot))
+        result.snapshots.append(compare(engine, trace, reading, snapshot, SLACK))
     _run(engine, at, len(trace), len(trace), progress)
     result.seconds = time.perf_counter() - began
     result.skipped_events = skipped
     result.events = len(trace) - skipped
-    _count(result, trace, engine, plan, setting)
+    count(result, trace, engine, plan, setting.window, setting.before.begin)
+    if machine_of is not None:
+        result.machine = machine_of(engine.allocator, ledger, version, setting.cpus, machine_progress)
     return result
+
+
+def _machine(
+    machine: str, arch: str | None, numa_nodes: int | None, setting: _Setting
+) -> Callable[[Allocator, Ledger, KernelProfile, int, Progress | None], MachineResult] | None:
+    """What follows the allocator on a simulated machine; None for areas alone. Refuses before anything is replayed."""
+    if machine == "areas":
+        if arch is not None or numa_nodes is not None:
+            raise BadRequest("an architecture and NUMA nodes are those of the simulated machine; areas have neither")
+        return None
+    if machine != "simulated":
+        raise BadRequest(f"no machine {machine!r}; a replay knows areas and simulated")
+    from vmalloc.trace.replay.machine import choose_arch, follow
+
+    chosen = choose_arch(arch, setting.window, setting.page_shift)
+
+    def followed(
+        allocator: Allocator, ledger: Ledger, kernel: KernelProfile, cpus: int, progress: Progress | None
+    ) -> MachineResult:
+        return follow(allocator, ledger, kernel, chosen, cpus, 1 if numa_nodes is None else numa_nodes, progress)
+
+    return followed
 
 
 def _setting(
@@ -300,64 +341,3 @@ def _run(engine: Engine, first: int, last: int, total: int, progress: Progress |
         if progress is not None:
             progress(first, total)
     return last
-
-
-def _compare(engine: Engine, trace: Trace, reading: Reading, snapshot: Snapshot) -> SnapshotDifference:
-    """Compares the model, which has just reached ``reading.begin``, with a snapshot."""
-    nodes, rows = engine.allocator.nodes, engine.allocator.rows
-
-    def ranges(of: Callable[[int], list[int]]) -> set[tuple[int, int]]:
-        found = (rows.get(v) for n in range(nodes.nr_nodes) for v in of(n))
-        return {(row["va_start"], row["va_end"]) for row in found}
-
-    moving, purged = in_flight(trace, reading, SLACK)
-    busy, lazy = ranges(nodes.busy), ranges(nodes.lazy)
-    shown_busy = {(area.start, area.end) for area in snapshot.busy}
-    shown_lazy = {(area.start, area.end) for area in snapshot.unpurged}
-    differences = (shown_busy - busy, busy - shown_busy, shown_lazy - lazy, lazy - shown_lazy)
-    if purged:  # the lazy areas were listed before or after it, or in part
-        moving |= {r[0] for d in differences[2:] for r in d}
-    settled = [tuple(sorted(r for r in d if r[0] not in moving)) for d in differences]
-    left_out = {r for d in differences for r in d if r[0] in moving}
-    return SnapshotDifference(
-        snapshot.name, reading.begin, settled[0], settled[1], settled[2], settled[3], len(left_out)
-    )
-
-
-def _count(result: ReplayResult, trace: Trace, engine: Engine, plan: Plan, setting: _Setting) -> None:
-    """Fills the counts of ``result``."""
-    kind = np.frombuffer(trace.events.kind, dtype=np.uint8)
-    verdict = np.frombuffer(plan.verdict, dtype=np.uint8)
-    counters = dict(zip(COUNTERS, plan.counter, strict=True))
-    replayed = kind.copy()
-    replayed[: setting.before.begin] = 0
-    failures = counters.pop("failures_agreed") + counters["failures_wrong"]
-    judged = np.bincount(verdict, minlength=UNEXPLAINED + 1)
-    result.placements = int(judged[AGREED:].sum())
-    result.allocations = result.placements + failures
-    result.frees = int(np.count_nonzero(replayed == FREE))
-    result.purges = int(np.count_nonzero(replayed == PURGE))
-    result.agreed = int(judged[AGREED]) + failures - counters["failures_wrong"]
-    result.mismatches = {VERDICT_NAMES[v]: int(judged[v]) for v in range(AGREED + 1, UNEXPLAINED + 1) if judged[v]}
-    result.reordered = counters.pop("reordered")
-    result.corrected = counters.pop("corrected")
-    result.unexplained = int(judged[UNEXPLAINED]) + counters["failures_wrong"]
-    result.assumptions = {name: count for name, count in counters.items() if count}
-    result.first_mismatch = _first_mismatch(trace, engine.first_offer, verdict)
-    result.peak_busy_bytes = engine.peak_busy_bytes
-    low, high = setting.window
-    holes = [min(end, high + 1) - max(start, low) for start, end in engine.allocator.free.blocks()]
-    holes = [hole for hole in holes if hole > 0]
-    result.largest_hole, result.free_bytes = max(holes, default=0), sum(holes)
-
-
-def _first_mismatch(trace: Trace, offered: int, verdict: np.ndarray) -> Mismatch | None:
-    """The first allocation that was not placed at the recorded address."""
-    wrong = np.flatnonzero(verdict > AGREED)
-    if not len(wrong):
-        return None
-    i, events = int(wrong[0]), trace.events
-    return Mismatch(
-        i, events.line[i], events.timestamp[i], events.cpu[i], events.pid[i], events.va_end[i] - events.va_start[i],
-        events.align[i], events.va_start[i], offered, VERDICT_NAMES[verdict[i]],
-    )

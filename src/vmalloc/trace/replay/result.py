@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["Mismatch", "ReplayResult", "SnapshotDifference"]
+__all__ = ["MachineResult", "Mismatch", "ReplayResult", "SnapshotDifference"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,68 @@ class SnapshotDifference:
         return len(self.busy_missing) + len(self.busy_extra) + len(self.lazy_missing) + len(self.lazy_extra)
 
 
+@dataclass(frozen=True)
+class MachineResult:
+    """What a machine met that had the replay's areas (``replay(..., machine="simulated")``).
+
+    Attributes:
+        arch: the architecture; ``cpus``, ``numa_nodes``, ``memory_bytes``: the machine.
+        entries: what happened to areas: they came, went, or a flush fell due; ``areas``: mapped at the end.
+        page_table_bytes: at the end; tables are never freed, so that is the most, too.
+        page_table_bytes_at_peak: when most addresses were busy.
+        tables: by level, at the end.
+        mappings_made, mappings: by size in bytes; over the whole replay, and at the end.
+        huge_areas: areas with huge mappings; ``huge_fallbacks``: those that got base pages, for want of blocks.
+        flushes: of the TLBs of all CPUs; ``full_flushes``, ``ranged_flushes``: their two kinds; ``proven_flushes``:
+            those that corrections need, because the kernel had flushed.
+        flushed_pages: one by one, by ranged flushes; ``ipis``: interrupts of other CPUs.
+        accesses: each area is used when it is made; ``tlb_misses``: of these.
+        stale_accesses: through translations that were no more; 0 unless a flush is missing.
+        failed_accesses: others that failed; 0 unless something is broken.
+        frames_taken: for areas, over the whole replay.
+        frames_at_peak, frames_at_end: frames in use per NUMA node, page tables included.
+        seconds: of the machine alone; ``validation_seconds``: of checking it all at the end.
+    """
+
+    arch: str
+    cpus: int
+    numa_nodes: int
+    memory_bytes: int
+    entries: int
+    areas: int
+    page_table_bytes: int
+    page_table_bytes_at_peak: int
+    tables: dict[str, int]
+    mappings_made: dict[int, int]
+    mappings: dict[int, int]
+    huge_areas: int
+    huge_fallbacks: int
+    flushes: int
+    full_flushes: int
+    ranged_flushes: int
+    proven_flushes: int
+    flushed_pages: int
+    ipis: int
+    accesses: int
+    tlb_misses: int
+    stale_accesses: int
+    failed_accesses: int
+    frames_taken: int
+    frames_at_peak: tuple[int, ...]
+    frames_at_end: tuple[int, ...]
+    seconds: float
+    validation_seconds: float
+
+    def as_json(self) -> dict[str, object]:
+        """A dictionary of plain values; sizes of mappings are keys in bytes, as text."""
+        found = asdict(self)
+        for name in ("mappings_made", "mappings"):
+            found[name] = {str(size): count for size, count in found[name].items()}
+        for name in ("frames_at_peak", "frames_at_end"):
+            found[name] = list(found[name])
+        return found
+
+
 @dataclass
 class ReplayResult:
     """Everything a replay reports.
@@ -76,6 +138,7 @@ class ReplayResult:
         lost_events, overwritten: what ftrace says it lost.
         seconds: replay alone; ``read_seconds``: reading and parsing.
         peak_busy_bytes, largest_hole, free_bytes: bytes inside the vmalloc range, at the end (peak: over time).
+        machine: what the simulated machine met; None when only areas were replayed.
     """
 
     trace: str
@@ -110,6 +173,7 @@ class ReplayResult:
     peak_busy_bytes: int = 0
     largest_hole: int = 0
     free_bytes: int = 0
+    machine: MachineResult | None = None
 
     @property
     def agreement(self) -> float:
@@ -123,8 +187,9 @@ class ReplayResult:
 
     @property
     def events_per_second(self) -> float:
-        """Events replayed per second, reading not included."""
-        return self.events / self.seconds if self.seconds else 0.0
+        """Events replayed per second, by the machine too where there is one; reading and checks not included."""
+        seconds = self.seconds + (self.machine.seconds if self.machine else 0.0)
+        return self.events / seconds if seconds else 0.0
 
     @property
     def after_snapshot_differences(self) -> int | None:
@@ -143,6 +208,7 @@ class ReplayResult:
         if self.first_mismatch is not None:
             first = asdict(self.first_mismatch)
             found["first_mismatch"] = first | {name: f"{first[name]:#x}" for name in ("recorded", "modelled")}
+        found["machine"] = self.machine.as_json() if self.machine is not None else None
         found["snapshots"] = [
             {"snapshot": d.snapshot, "event": d.event, "in_flight": d.in_flight, "differences": d.count}
             | {

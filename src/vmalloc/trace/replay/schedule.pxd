@@ -147,7 +147,7 @@ cdef class Schedule:
 
     cdef void count_busy(self, uint32_t i) noexcept nogil
 
-    @cython.locals(start=uint64_t)
+    @cython.locals(start=uint64_t, moment=uint32_t)
     cdef void fail(self, uint32_t i) noexcept nogil
 
     @cython.locals(address=uint64_t, alias=uint32_t, v=uint32_t)

@@ -210,6 +210,7 @@ class Schedule:
 
     def take(self, i):
         """Carries out the choice just made for allocation ``i``; returns the address, or an error value."""
+        self.allocator.nodes.cpu = self.cpu[i]
         start = self.allocator.take_choice(self.size_of(i), 0)
         self.placed[i] = start
         self.happened(i, 0)
@@ -224,7 +225,8 @@ class Schedule:
             self.peak_busy_bytes = self.busy_bytes
 
     def fail(self, i):
-        """Carries out a failed attempt; if it finds room here, the room is given back at once."""
+        """Carries out a failed attempt; if it finds room here, the room is given back at once: no area was there."""
+        moment = self.allocator.nodes.moment()
         start = self.allocator.attempt(
             self.va_end[i], self.align[i], self.window_start[self.window[i]], self.window_end[self.window[i]],
             self.cpu[i], 0, self.retry[i] == 0,
@@ -235,6 +237,7 @@ class Schedule:
         else:
             self.counter[FAILURES_WRONG] += 1
             self.allocator.give_back(start)
+            self.allocator.nodes.go_back(moment)
 
     def free(self, i):
         """Carries out free ``i``: the area becomes lazy. False when no busy area starts there."""
@@ -243,6 +246,7 @@ class Schedule:
         self.happened(i, alias)
         if alias != 0:
             address = self.placed[alias - 1]
+        self.allocator.nodes.cpu = self.cpu[i]
         v = self.allocator.nodes.unlink_exact(address)
         if v == NIL:
             self.counter[UNKNOWN_FREES] += 1
@@ -317,6 +321,7 @@ class Schedule:
 
     def detach_next(self):
         """Decays and detaches the next node of the running purge; after the last one, late frees are lazy again."""
+        self.allocator.nodes.cpu = self.cpu[self.purge_event[self.k]]
         self.allocator.purge.decay(self.nr_detached, self.purge_full[self.k] != 0)
         self.allocator.purge.detach(self.nr_detached)
         self.nr_detached += 1
@@ -386,6 +391,7 @@ class Schedule:
         self.happened(i, 0)
         if self.groups is None:
             return
+        self.allocator.nodes.cpu = self.cpu[i]
         base = self.allocator.take_groups(self.groups)
         self.placed[i] = base
         if self.va_start[i] != 0 and base != self.va_start[i]:

@@ -26,6 +26,7 @@ from vmalloc.machine.simulated.frames.states import (
     FOREIGN,
     MAX_ORDER,
     NR_KINDS,
+    REASONS,
     WRONG_ORDER,
     ZONE_NAMES,
     ZONE_NORMAL,
@@ -182,10 +183,22 @@ class PhysicalMemory:
 
     def node_of(self, pfn: int) -> int:
         """The node that has a frame; raises BadFrame when none has."""
+        node = self.find_node(pfn)
+        if node < 0:
+            raise bad_frame(pfn, FOREIGN)
+        return node
+
+    def find_node(self, pfn: int) -> int:
+        """``node_of``, but -1 when no node has the frame."""
         for zone in self.frames.layout.zones:
             if zone.start_pfn <= pfn < zone.end_pfn:
                 return zone.node
-        raise bad_frame(pfn, FOREIGN)
+        return -1
+
+    def why_not(self, pfn: int, order: int = 0) -> str:
+        """Says why a frame cannot be released; an empty text when it can."""
+        code = self.frames.why_not(pfn, order) if 0 <= pfn < 1 << 64 else FOREIGN
+        return "" if code == 0 else REASONS[code] + (f" than {order}" if code == WRONG_ORDER else "")
 
     def outstanding(self, *owners: Hashable) -> list[Outstanding]:
         """What was allocated and not freed, ascending by frame: of these owners, or of everybody."""

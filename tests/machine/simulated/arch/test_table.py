@@ -1,38 +1,19 @@
-"""Architectures: the numbers of the specification's tables, the arithmetic against counting, the validator."""
+"""The table of architectures: the numbers of the specification's sections 8, 1.11, 2.2, 4.12 and 9.1."""
 
 from __future__ import annotations
 
-import doctest
-from dataclasses import FrozenInstanceError, replace
-from typing import Any
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vmalloc.errors import ValidationError
-from vmalloc.kernels import PROFILES
-from vmalloc.machine.simulated import arch as arch_module
+from machine.simulated.arch.known import KNOWN, MIDDLE, NEW, OLD, RELATIVES
 from vmalloc.machine.simulated.arch import (
     ARCHITECTURES,
-    LEVEL_NAMES,
-    Arch,
     HugeUse,
-    Leaf,
     LeafNeed,
-    Level,
     TableCare,
     TableReplacement,
     TableSync,
-    arm32_vmalloc_range,
     arm64,
-    arm64_vmalloc_range,
-    loongarch64_vmalloc_range,
-    ppc64_radix,
-    riscv64_vmalloc_range,
-    s390x_vmalloc_range,
     validate_arch,
-    x86_32_vmalloc_range,
 )
 from vmalloc.units import GIB, KIB, MIB, TIB
 
@@ -55,24 +36,6 @@ NAMES = [
     "loongarch64",
 ]
 NO_HUGE = ["x86_32", "arm32", "s390x", "loongarch64"]
-OLD, MIDDLE, NEW = PROFILES["6.1"], PROFILES["6.12"], PROFILES["6.19"]
-
-GROUPS_8XX = (Leaf(14), Leaf(19))
-LPAE = (Level("pgd", 30, 4), Level("pmd", 21, 512), Level("pte", 12, 512))
-
-#: Rows of the specification's tables that have no name in ``vmalloc.simulated``: each is a change to one that has.
-RELATIVES = {
-    "ppc64_radix 4K": ppc64_radix("ppc64_radix 4K", 12),
-    "arm32 LPAE": replace(ARCHITECTURES["arm32"], levels=LPAE),
-    "ppc 8xx": replace(ARCHITECTURES["x86_32"], pte_groups=(14, 19), huge_vmap=GROUPS_8XX, huge_vmalloc=GROUPS_8XX),
-    "ppc64 hash 4K": replace(
-        ARCHITECTURES["ppc64_radix"], vmalloc_start=0xC000_3D00_0000_0000, vmalloc_end=0xC000_3E00_0000_0000
-    ),
-} | {
-    f"arm64 {va_bits}/{1 << page_shift - 10}K": arm64(f"arm64 {va_bits}/{1 << page_shift - 10}K", page_shift, va_bits)
-    for page_shift, va_bits in [(12, 39), (12, 52), (14, 36), (14, 47), (16, 42), (16, 52)]
-}
-KNOWN = ARCHITECTURES | RELATIVES
 
 
 def test_the_architectures_are_those_users_can_name() -> None:
@@ -80,21 +43,12 @@ def test_the_architectures_are_those_users_can_name() -> None:
     assert [arch.name for arch in ARCHITECTURES.values()] == NAMES
 
 
-def test_an_architecture_cannot_be_changed() -> None:
-    with pytest.raises(FrozenInstanceError):
-        ARCHITECTURES["x86_64"].page_shift = 13  # type: ignore[misc]
-
-
 def test_word_widths() -> None:
     assert {a.name for a in ARCHITECTURES.values() if a.word_bits == 32} == {"x86_32", "x86_32_pae", "arm32"}
     assert {a.word_bits for a in ARCHITECTURES.values()} == {32, 64}
 
 
-def test_the_examples_in_the_docstrings() -> None:
-    assert doctest.testmod(arch_module).failed == 0
-
-
-# -- the tables of the specification -----------------------------------------------------------------------------------
+# -- page tables and ranges (section 8) --------------------------------------------------------------------------------
 
 #: Architecture, P, PTE group (bytes, PTEs), PMD, PUD, P4D, top entry; None: folded or not there.
 SECTION_8_1: list[tuple[str, int, tuple[int, int] | None, int | None, int | None, int | None, int]] = [
@@ -218,24 +172,6 @@ def test_section_8_2_vmalloc_range(name: str, start: int, end: int, size: int) -
     assert arch.vmalloc_size == size
 
 
-@pytest.mark.parametrize(
-    ("page_shift", "va_bits", "start", "end", "gib"),
-    [
-        (12, 39, 0xFFFF_FFC0_8000_0000, 0xFFFF_FFFE_BF80_0000, 249),
-        (12, 48, 0xFFFF_8000_8000_0000, 0xFFFF_FDFF_BF80_0000, 129021),
-        (14, 47, 0xFFFF_C000_8000_0000, 0xFFFF_FFBF_BF80_0000, 65277),
-        (14, 48, 0xFFFF_8000_8000_0000, 0xFFFF_FF7F_BF80_0000, 130557),
-        (16, 42, 0xFFFF_FE00_8000_0000, 0xFFFF_FFFF_3F80_0000, 2043),
-        (16, 48, 0xFFFF_8000_8000_0000, 0xFFFF_FFDF_BF80_0000, 130941),
-    ],
-)
-def test_section_8_2_arm64_ranges(page_shift: int, va_bits: int, start: int, end: int, gib: int) -> None:
-    assert arm64_vmalloc_range(page_shift, va_bits) == (start, end)
-    assert round((end - start) / GIB) == gib
-    arch = arm64("arm64", page_shift, va_bits)
-    assert (arch.vmalloc_start, arch.vmalloc_end) == (start, end)
-
-
 def test_section_8_2_the_named_arm64_ranges() -> None:
     ends = {12: 0xFFFF_FDFF_BF80_0000, 14: 0xFFFF_FF7F_BF80_0000, 16: 0xFFFF_FFDF_BF80_0000}
     for name in ("arm64_4k", "arm64_16k", "arm64_64k"):
@@ -253,20 +189,6 @@ def test_section_8_2_kmsan_leaves_a_quarter() -> None:
 def test_section_8_2_ppc64_hash_starts() -> None:
     assert ARCHITECTURES["ppc64_radix"].vmalloc_start == 0xC008_0000_0000_0000  # also hash with 64K pages
     validate_arch(RELATIVES["ppc64 hash 4K"])  # whose start is another, in the same quadrant
-
-
-def test_section_8_2_formulas_follow_their_arguments() -> None:
-    lowmem_end = 2**32 - 256 * MIB  # vmalloc=256M
-    assert x86_32_vmalloc_range(lowmem_end) == (0xF080_0000, 0xFF7F_E000)
-    assert x86_32_vmalloc_range(pkmap_start=0xFFC0_0000)[1] == 0xFFBF_E000
-    assert arm32_vmalloc_range(0xEF80_0001) == (0xF000_0000, 0xFF80_0000)
-    assert arm32_vmalloc_range(0xEF7F_FFFF) == (0xEF80_0000, 0xFF80_0000)
-    assert riscv64_vmalloc_range(1 << 39, 39) == ((1 << 39) - 64 * GIB, 1 << 39)
-    assert s390x_vmalloc_range(4 * TIB, 1 * TIB) == (3 * TIB, 4 * TIB)
-    assert s390x_vmalloc_range(4 * TIB, 3 * TIB) == (2 * TIB, 4 * TIB)  # capped at half the space
-    assert loongarch64_vmalloc_range(kfence_size=2 * MIB)[1] == loongarch64_vmalloc_range()[1] - 2 * MIB
-    assert loongarch64_vmalloc_range(va_bits=46)[1] == loongarch64_vmalloc_range()[1] - 2**46
-    assert loongarch64_vmalloc_range(va_bits=55) == loongarch64_vmalloc_range()  # the table reaches no further
 
 
 #: Architecture, leaves of huge vmap and of huge vmalloc, each in 6.1, 6.12 and 6.19 (bytes, largest first).
@@ -429,169 +351,51 @@ def test_vmalloc_32_takes_memory_from_the_zone_of_a_64_bit_machine() -> None:
     assert all(limits[name] == 4 * GIB for name in set(NAMES) - low - {"ppc64_radix", "s390x"})
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("x86_64", [4 * KIB] * 4),
-        ("x86_32", [4 * KIB] * 2),
-        ("x86_32_pae", [32, 4 * KIB, 4 * KIB]),
-        ("arm32", [16 * KIB, 4 * KIB]),
-        ("arm64_64k", [512, 64 * KIB, 64 * KIB]),
-        ("ppc64_radix", [64 * KIB, 4 * KIB, 4 * KIB, 256]),
-        ("s390x", [16 * KIB, 16 * KIB, 16 * KIB, 16 * KIB, 2 * KIB]),
-    ],
-)
-def test_memory_of_a_table(name: str, sizes: list[int]) -> None:
-    arch = ARCHITECTURES[name]
-    assert [arch.table_size(level) for level in arch.levels] == sizes
+# -- flushes and the direct map (sections 4.11 and 4.12) ---------------------------------------------------------------
 
 
-# -- arithmetic against counting ---------------------------------------------------------------------------------------
+def test_section_4_12_only_arm64_flushes_by_broadcast() -> None:
+    broadcast = {arch.name for arch in KNOWN.values() if arch.flush_by_broadcast}
+    assert broadcast == {name for name in KNOWN if name.startswith("arm64")}
 
 
-def address_in(arch: Arch) -> st.SearchStrategy[int]:
-    """Addresses of the kernel range, often at the edges of what an entry maps."""
-    anywhere = st.integers(arch.kernel_start, arch.kernel_end - 1)
-    near_an_edge = st.builds(
-        lambda address, level, step: (address >> level.shift << level.shift) + step,
-        anywhere,
-        st.sampled_from(arch.levels),
-        st.integers(-1, 1),
-    ).filter(lambda address: arch.kernel_start <= address < arch.kernel_end)
-    return anywhere | near_an_edge
-
-
-arch_and_address = st.sampled_from(list(KNOWN.values())).flatmap(
-    lambda arch: st.tuples(st.just(arch), address_in(arch))
-)
-
-
-@given(pair=arch_and_address)
-def test_a_walk_by_index_is_a_walk_by_counting(pair: tuple[Arch, int]) -> None:
-    arch, address = pair
-    base = arch.kernel_start - arch.kernel_start % 2**arch.address_bits
-    for level in arch.levels:
-        entries = range(base, base + level.span, level.size)
-        holding = [i for i, start in enumerate(entries) if start <= address < start + level.size]
-        assert holding == [arch.index(level, address)]
-        base = entries[holding[0]]
-    assert base == address - address % arch.page_size
-
-
-@given(pair=arch_and_address, other=st.data())
-def test_different_pages_have_different_walks(pair: tuple[Arch, int], other: st.DataObject) -> None:
-    arch, first = pair
-    second = other.draw(address_in(arch))
-    walks = [[arch.index(level, address) for level in arch.levels] for address in (first, second)]
-    assert (walks[0] == walks[1]) == (first >> arch.page_shift == second >> arch.page_shift)
-
-
-@given(arch=st.sampled_from(list(KNOWN.values())), name=st.sampled_from(LEVEL_NAMES))
-def test_a_level_is_found_at_or_above_its_name(arch: Arch, name: str) -> None:
-    candidates = [level for level in arch.levels if LEVEL_NAMES.index(level.name) <= LEVEL_NAMES.index(name)]
-    assert arch.level(name) == min(candidates, key=lambda level: level.shift)
-
-
-def test_a_level_the_kernel_does_not_have() -> None:
-    with pytest.raises(ValueError, match="no level 'p5d'; the kernel's are pgd, p4d"):
-        ARCHITECTURES["x86_64"].level("p5d")
-
-
-@given(arch=st.sampled_from(list(KNOWN.values())), kernel=st.sampled_from([OLD, MIDDLE, NEW]))
-def test_leaves_descend_and_vmalloc_accepts_no_more_than_vmap(arch: Arch, kernel: Any) -> None:
-    vmap, vmalloc = (arch.leaf_shifts(kernel, use) for use in (HugeUse.VMAP, HugeUse.VMALLOC))
-    assert list(vmap) == sorted(set(vmap), reverse=True)
-    assert set(vmalloc) <= set(vmap)
-    assert all(shift > arch.page_shift for shift in vmap)
-
-
-# -- the validator -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", KNOWN)
-def test_every_architecture_is_valid(name: str) -> None:
-    validate_arch(KNOWN[name])
-
-
-def levels(*rows: tuple[str, int, int]) -> tuple[Level, ...]:
-    return tuple(Level(*row) for row in rows)
-
-
-HOOKED = TableSync(TableCare.HOOK, "p4d")
-ONE = TableSync(TableCare.ONE_TABLE)
-
-BROKEN: list[tuple[str, dict[str, Any], str]] = [
-    ("x86_64", {"word_bits": 48}, "a word of 48 bits contradicts the words there are"),
-    ("x86_64", {"word_bits": 32}, "translate 48 bits contradicts a word of 32"),
-    ("x86_32", {"levels": ()}, "contradicts pgd and pte"),
-    ("x86_32", {"levels": levels(("pte", 12, 1 << 20))}, "levels pte contradicts pgd and pte"),
-    ("x86_32", {"levels": levels(("pgd", 22, 1024), ("pmd", 12, 1024))}, "levels pgd, pmd contradicts pgd and pte"),
-    ("x86_32", {"levels": levels(("pte", 22, 1024), ("pgd", 12, 1024))}, "contradicts the kernel's order"),
-    ("x86_32", {"levels": levels(("pgd", 22, 1024), ("pgd", 22, 1), ("pte", 12, 1024))}, "the kernel's order"),
-    ("x86_32", {"levels": levels(("top", 22, 1024), ("pte", 12, 1024))}, "the kernel's order"),
-    ("x86_32", {"levels": levels(("pgd", 22, 1024), ("pte", 12, 1000))}, "1000 entries.* powers of two"),
-    ("x86_32", {"levels": levels(("pgd", 22, 0), ("pte", 12, 1024))}, "0 entries.* powers of two"),
-    ("x86_32", {"levels": levels(("pgd", 22, 1024), ("pte", -1, 1024))}, "shift -1.* a word of 32 bits"),
-    ("x86_32", {"levels": levels(("pgd", 22, 1024), ("pte", 12, 512))}, r"pgd \(shift 22.* contradicts pte .*512"),
-    ("x86_32", {"levels": levels(("pgd", 21, 2048), ("pte", 12, 1024))}, r"pgd \(shift 21.* contradicts pte .*1024"),
-    ("x86_32", {"page_shift": 13}, r"pte \(shift 12.* contradicts page_shift 13"),
-    ("x86_32", {"address_bits": 31}, "at the top contradicts address_bits 31"),
-    ("x86_32", {"levels": levels(("pgd", 22, 512), ("pte", 12, 1024))}, "at the top contradicts address_bits 32"),
-    ("x86_64", {"kernel_start": -4096}, "kernel range .* a word of 64 bits"),
-    ("x86_64", {"kernel_start": 2**64}, "kernel range .* a word of 64 bits"),
-    ("x86_64", {"kernel_end": 2**64 + 4096}, "kernel range .* a word of 64 bits"),
-    ("x86_64", {"kernel_start": 0xFFFE_8000_0000_0000}, "cannot tell it apart"),
-    ("x86_64", {"vmalloc_start": 0xFFFF_7000_0000_0000}, "vmalloc range .* kernel range"),
-    ("x86_64", {"kernel_end": 0xFFFF_E000_0000_0000}, "vmalloc range .* kernel range"),
-    ("x86_64", {"vmalloc_end": 0xFFFF_C900_0000_0000}, "vmalloc range .* kernel range"),
-    ("x86_64", {"vmalloc_start": 0xFFFF_C900_0000_0001}, "vmalloc range .* contradicts pages of 4096"),
-    ("x86_64", {"vmalloc_end": 0xFFFF_E8FF_FFFF_FFFE}, "only the last byte"),
-    ("x86_64", {"vmalloc_end": 0xFFFF_E900_0000_0001}, "only the last byte"),
-    ("x86_64", {"kmsan_vmalloc_end": 0xFFFF_E900_0000_0000}, "KMSAN end .* vmalloc range"),
-    ("x86_64", {"kmsan_vmalloc_end": 0xFFFF_D000_0000_0002}, "KMSAN end .* pages"),
-    ("arm64_4k", {"pte_groups": (12,)}, "between 12 and 12"),
-    ("arm64_4k", {"pte_groups": (21,)}, "between 21 and 21"),
-    ("arm64_4k", {"pte_groups": (16, 14)}, "between 16 and 14"),
-    ("arm64_4k", {"pte_groups": (15,)}, "a leaf of shift 16 contradicts groups"),
-    ("riscv64_sv57", {"huge_vmap": (Leaf(39),)}, "a leaf of shift 39 contradicts"),
-    ("x86_64", {"huge_vmap": (Leaf(20),)}, "a leaf of shift 20 contradicts"),
-    ("x86_64", {"huge_vmap": (Leaf(21, since="6.13"),)}, "a leaf since 6.13 contradicts the profiles"),
-    ("x86_64", {"huge_vmap": (Leaf(21), Leaf(21, needs=frozenset({LeafNeed.PSE})))}, "one record per shift"),
-    ("x86_64", {"huge_vmap": ()}, "for huge vmalloc contradicts huge vmap"),
-    ("ppc64_radix", {"huge_vmalloc": (Leaf(30),)}, "shift 30 for huge vmalloc contradicts pmd"),
-    ("x86_64", {"huge_vmap": (), "huge_vmalloc": ()}, "contradicts no leaves"),
-    ("arm64_4k", {"table_syncs": ()}, "contradicts the oldest profile"),
-    ("arm64_4k", {"table_syncs": (replace(ONE, since="6.12"),)}, "since 6.12 contradicts the oldest profile, 6.1"),
-    ("arm64_4k", {"table_syncs": (ONE, replace(ONE, since="6.13"))}, "since 6.1, 6.13 contradicts the profiles"),
-    ("arm64_4k", {"table_syncs": (replace(ONE, since="6.12"), ONE)}, "oldest first"),
-    ("arm64_4k", {"table_syncs": (ONE, ONE)}, "each at most once"),
-    ("x86_64", {"table_syncs": (replace(HOOKED, mask_level="p5d"),)}, "sync mask p5d contradicts levels"),
-    ("x86_64", {"table_syncs": (replace(HOOKED, mask_level=None),)}, "an empty sync mask"),
-    ("arm32", {"table_syncs": (TableSync(TableCare.SEQUENCE, vmalloc_faults=True),)}, "an empty sync mask"),
-    ("arm64_4k", {"table_syncs": (replace(ONE, mask_level="pgd"),)}, "one for all contradicts sync mask pgd"),
-    ("arm32", {"table_syncs": (TableSync(TableCare.FAULT),)}, "a fault handler that fills in nothing"),
-    ("arm64_4k", {"table_syncs": (replace(ONE, vmalloc_faults=True),)}, "find nothing missing"),
-    ("riscv64_sv39", {"table_syncs": (TableSync(TableCare.FENCE, vmalloc_faults=True),)}, "find nothing missing"),
-    ("x86_64", {"ioremap_max_order": 11}, "ioremap_max_order 11 contradicts page_shift 12"),
-    ("x86_64", {"ioremap_max_order": 48}, "ioremap_max_order 48 contradicts"),
-    ("arm32", {"shmlba_pages": 3}, "shmlba_pages 3"),
-    ("arm32", {"shmlba_pages": 0}, "shmlba_pages 0"),
-    ("x86_64", {"max_ranged_flush_pages": 0}, "max_ranged_flush_pages 0"),
-    ("x86_64", {"phys_bits": 12}, "phys_bits 12 contradicts page_shift 12"),
-    ("x86_32", {"phys_bits": 36}, "phys_bits 36 contradicts entries of 4 bytes"),
-    ("x86_32", {"dma32_limit": 4 * GIB}, "contradicts 32 bits"),
-    ("x86_64", {"dma32_limit": 8 * GIB}, "dma32_limit .* 32 address lines"),
-    ("x86_64", {"dma32_limit": 0}, "dma32_limit .* 32 address lines"),
-    ("x86_64", {"phys_bits": 31}, "dma32_limit .* phys_bits 31"),
-    ("x86_64", {"dma32_limit": 4 * GIB - 1}, "dma32_limit .* pages of 4096"),
-    ("x86_64", {"kasan_shadow_offset": 0xDFFF_0000_0000_0000}, "KASAN shadow .* contradicts kernel range"),
-    ("x86_64", {"kasan_shadow_offset": 0xDFFF_D000_0000_0000}, "KASAN shadow .* contradicts the range itself"),
-    ("arm64_4k", {"kasan_sw_tags_offset": 0xEFFF_0000_0000_0000}, "KASAN shadow .* contradicts kernel range"),
+#: Architecture, where the direct map begins, how much of the memory it shows.
+DIRECT_MAPS: list[tuple[str, int, int | None]] = [
+    ("x86_64", 0xFFFF_8880_0000_0000, None),
+    ("x86_64_la57", 0xFF11_0000_0000_0000, None),
+    ("x86_32", 0xC000_0000, 896 * MIB),
+    ("x86_32_pae", 0xC000_0000, 896 * MIB),
+    ("arm64_4k", 0xFFFF_0000_0000_0000, None),
+    ("arm64_16k", 0xFFFF_0000_0000_0000, None),
+    ("arm64_64k", 0xFFFF_0000_0000_0000, None),
+    ("arm64 39/4K", 0xFFFF_FF80_0000_0000, None),
+    ("arm32", 0xC000_0000, 768 * MIB),
+    ("riscv64_sv39", 0xFFFF_FFD6_0000_0000, None),
+    ("riscv64_sv48", 0xFFFF_AF80_0000_0000, None),
+    ("riscv64_sv57", 0xFF60_0000_0000_0000, None),
+    ("ppc64_radix", 0xC000_0000_0000_0000, None),
+    ("s390x", 0, None),
+    ("loongarch64", 0x9000_0000_0000_0000, None),
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "message"), BROKEN)
-def test_a_broken_architecture_is_found(name: str, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message) as caught:
-        validate_arch(replace(ARCHITECTURES[name], **changes))
-    assert caught.value.structure == f"architecture {name}"
+@pytest.mark.parametrize(("name", "start", "lowmem"), DIRECT_MAPS)
+def test_section_4_11_the_direct_map(name: str, start: int, lowmem: int | None) -> None:
+    arch = KNOWN[name]
+    assert (arch.direct_map_start, arch.lowmem_limit) == (start, lowmem)
+
+
+def test_there_is_a_direct_map_in_the_table_for_each_architecture() -> None:
+    assert {name for name, _, _ in DIRECT_MAPS} >= set(NAMES)
+
+
+def test_riscv64_has_its_direct_map_right_above_the_vmalloc_range() -> None:
+    for name in ("riscv64_sv39", "riscv64_sv48", "riscv64_sv57"):
+        assert ARCHITECTURES[name].direct_map_start == ARCHITECTURES[name].vmalloc_end
+
+
+def test_section_8_2_32_bits_leave_8_mib_between_low_memory_and_vmalloc() -> None:
+    for name in ("x86_32", "x86_32_pae", "arm32"):
+        arch = ARCHITECTURES[name]
+        assert arch.lowmem_limit is not None
+        assert arch.vmalloc_start - (arch.direct_map_start + arch.lowmem_limit) == 8 * MIB

@@ -1,0 +1,105 @@
+"""What a bad access hit, and ``vread``, which hits nothing (specification sections 2.9 and 4.1).
+
+The machine makes the access and says that it failed; what is there - a guard page, an area that was freed, nothing -
+only the areas know.  Here the two are put together, after the fact: ``VmallocSpace.load`` goes straight to the machine,
+and an access that goes through costs nothing of it.
+
+``vread`` never fails: what cannot be read is zeros.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from vmalloc.calls.state import VmallocState
+from vmalloc.calls.vm_struct import VmStruct
+from vmalloc.errors import BadAddress, BadSize, Fault
+from vmalloc.flags import VM_IOREMAP, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.units import format_range, format_size
+
+__all__ = ["explain", "refuse", "vread"]
+
+
+def refuse(state: VmallocState, address: int, size: int) -> NoReturn:
+    """Raises for an access to what are no addresses: BadSize for a negative size, else BadAddress."""
+    if size < 0:
+        raise BadSize(f"{size} bytes: an access has none or more")
+    raise BadAddress(address, f"{size} bytes from there are no addresses of {state.info.arch}")
+
+
+def explain(state: VmallocState, fault: Fault) -> NoReturn:
+    """Raises a fault again, saying what was hit."""
+    if fault.kind not in ("unmapped", "stale_tlb"):
+        raise fault
+    kind, reason = _what_is_at(state, fault.address)
+    if fault.kind == "stale_tlb":
+        kind, reason = "stale_tlb", f"this CPU's TLB was not flushed and still translates it as before; {reason}"
+    raise Fault(fault.address, fault.access, kind, reason, size=fault.size, cpu=fault.cpu) from None
+
+
+def _what_is_at(state: VmallocState, address: int) -> tuple[str, str]:
+    """The kind of fault, and what is at an address where nothing is mapped."""
+    vm = state.find_area(address)
+    if vm is not None:
+        behind = address - (vm.addr + vm.usable_size)
+        where = (
+            f"the area {format_range(vm.addr, vm.addr + vm.usable_size)} of {format_size(vm.requested_size)}, "
+            f"allocated by {vm.caller}"
+        )
+        if behind >= 0:
+            return "guard", f"{behind} bytes behind {where}"
+        return "unmapped", f"{address - vm.addr} bytes into {where}"
+    for area in state.space.lazy() + state.space.pooled():
+        if area.start <= address < area.end:
+            return "freed", f"{address - area.start} bytes into {area} since an earlier free"
+    return "unmapped", "nothing is mapped there and no area has the address"
+
+
+def vread(state: VmallocState, address: int, size: int) -> bytes:
+    """Reads a range tolerantly: holes, guard pages and device memory read as zeros (section 2.9).
+
+    Returns:
+        The bytes; fewer only at the top of the address space, and none where no area is in the range at all up to 6.1.
+
+    Raises:
+        BadAddress, BadSize: a negative address or size.
+    """
+    if size < 0:
+        raise BadSize(f"{size} bytes to read")
+    if not 0 <= address <= state.space.address_max:
+        raise BadAddress(address, f"no address of {state.info.arch}")
+    end = min(address + size, state.space.address_max + 1)
+    try:
+        out = bytearray(end - address)
+    except (MemoryError, OverflowError):
+        raise BadSize(f"{size} bytes ({format_size(size)}) to read are more than this process can hold") from None
+    found = False
+    at = address
+    while at < end:
+        area = state.space.first_ending_above(at)
+        if area is None or area.start >= end:
+            break
+        found = True
+        vm = state.areas.get(area.start)
+        start, stop = max(at, area.start), min(end, area.end)
+        if vm is not None:
+            _read_area(state, vm, start, stop, out, start - address)
+        at = area.end
+    if not found and not state.kernel.vread_fills_holes:
+        return b""
+    return bytes(out)
+
+
+def _read_area(state: VmallocState, vm: VmStruct, start: int, stop: int, out: bytearray, at: int) -> None:
+    """Copies what can be read of ``[start, stop)`` of an area to ``out``."""
+    if vm.flags & (VM_IOREMAP | VM_SPARSE | VM_UNINITIALIZED):
+        return
+    stop = min(stop, vm.addr + vm.usable_size)
+    while start < stop:
+        offset = start & (state.page_size - 1)
+        piece = min(stop - start, state.page_size - offset)
+        pfn = state.machine.translate(start)
+        if pfn >= 0 and state.machine.node_of(pfn) >= 0:
+            out[at : at + piece] = state.machine.read_frame(pfn, offset, piece)
+        start += piece
+        at += piece

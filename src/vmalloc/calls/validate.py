@@ -1,0 +1,91 @@
+"""The validator of the state: areas, addresses and memory agree with each other.
+
+The machine and the address space check themselves; here is checked what only the calls know.  It trusts nothing but the
+busy set and the page tables, and walks every page of every area: as slow as that is.
+
+* every area is a busy range of exactly its size, and every busy range without an area is early memory or
+  ``vm_map_ram``;
+* a live area that owns frames has as many as it has pages, each held by somebody, none in two owning areas;
+* what is mapped at each page is the frame that the list says; behind them the guard page maps nothing;
+* nothing is mapped outside areas: lazy, pooled and free ranges translate to nothing in the reference table;
+* ``nr_vmalloc_pages`` is the sum; an area that is being torn down by a worker is told apart.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vmalloc.calls.vm_struct import VmStruct
+from vmalloc.errors import ValidationError
+from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.units import format_range
+
+if TYPE_CHECKING:
+    from vmalloc.calls.state import VmallocState
+
+__all__ = ["validate_areas"]
+
+
+def validate_areas(state: VmallocState) -> None:
+    """Checks areas against addresses and memory.
+
+    Raises:
+        ValidationError: two of them contradict each other; it names both.
+    """
+    busy = {area.start: area for area in state.space.busy()}
+    owners: dict[int, VmStruct] = {}
+    counted = 0
+    for start, vm in state.areas.items():
+        name = f"{vm!r}"
+        _expect(vm.addr == start, name, f"its place under {start:#x}")
+        _expect(vm.live, name, "the areas, where only live ones are")
+        _expect(start in busy, name, "the busy ranges, where none starts there")
+        _expect(busy[start].end == vm.addr + vm.size, name, f"the busy range {busy[start]}")
+        counted += _check_frames(state, vm, owners)
+        _check_mapping(state, vm)
+    said = f"nr_vmalloc_pages {state.nr_vmalloc_pages}"
+    _expect(counted == state.nr_vmalloc_pages, f"{counted} frames of areas", said)
+    for area in state.space.lazy() + state.space.pooled():
+        for address in range(area.start, area.end, state.page_size):
+            pfn = state.machine.translate(address)
+            _expect(pfn < 0, f"{area}", f"frame {pfn:#x} mapped at {address:#x}")
+
+
+def _expect(holds: bool, first: str, second: str) -> None:
+    if not holds:
+        raise ValidationError("areas", first, second)
+
+
+def _check_frames(state: VmallocState, vm: VmStruct, owners: dict[int, VmStruct]) -> int:
+    """An area's frames are held, and by nobody else; how many count as vmalloc's."""
+    if vm.pages is None:
+        _expect(vm.nr_pages == 0, f"{vm!r} without a list of frames", f"{vm.nr_pages} frames")
+        return 0
+    _expect(len(vm.pages) == vm.nr_pages, f"{vm!r} with {vm.nr_pages} frames", f"a list of {len(vm.pages)}")
+    if not vm.flags & VM_UNINITIALIZED:
+        wanted = vm.usable_size >> state.page_shift
+        _expect(vm.nr_pages == wanted, f"{vm!r} of {wanted} pages", f"{vm.nr_pages} frames")
+    for pfn in vm.pages:
+        why = state.machine.why_not(pfn, 0)
+        _expect(not why, f"{vm!r}", f"its frame {pfn:#x}: {why}")
+        other: Any = owners.setdefault(pfn, vm)
+        same = other is vm or bool(vm.flags & VM_MAP_PUT_PAGES)
+        _expect(same, f"{vm!r}", f"{other!r}, which has frame {pfn:#x} too")
+    return 0 if vm.flags & VM_MAP_PUT_PAGES else vm.nr_pages
+
+
+def _check_mapping(state: VmallocState, vm: VmStruct) -> None:
+    """What is mapped is what the list of frames says; nothing is mapped in the guard page."""
+    end = vm.addr + vm.size
+    for address in range(vm.addr + vm.usable_size, end, state.page_size):
+        if vm.flags & VM_ALLOC and vm.pages is None:
+            break  # per-CPU areas have no guard page
+        pfn = state.machine.translate(address)
+        _expect(pfn < 0, f"the guard page of {vm!r}", f"frame {pfn:#x} mapped at {address:#x}")
+    if vm.pages is None or vm.flags & (VM_UNINITIALIZED | VM_IOREMAP | VM_SPARSE):
+        return
+    for i, pfn in enumerate(vm.pages):
+        address = vm.addr + (i << state.page_shift)
+        found = state.machine.translate(address)
+        said = f"page {i} of {format_range(vm.addr, end)}, frame {pfn:#x}"
+        _expect(found == pfn, said, f"{found:#x}, which is mapped at {address:#x}")

@@ -1,0 +1,1 @@
+"""One allocator over one machine: what users hold."""

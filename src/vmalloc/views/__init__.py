@@ -1,0 +1,1 @@
+"""Read-only pictures of a ``VmallocState``: text, tables, counters; nothing here changes anything, or locks."""
