@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -144,10 +145,8 @@ def test_however_often_it_went_back_the_history_leads_to_what_is_busy(seed: int,
         roll, k = draw.random(), draw.randrange(3)
         busy = real(space)
         if roll < 0.45:
-            try:
+            with contextlib.suppress(OutOfAddresses):
                 space.alloc(draw.randint(1, 6) * P, cpu=draw.randrange(cpus))
-            except OutOfAddresses:
-                pass
         elif roll < 0.75 and busy:
             space.free(draw.choice(busy)[0])
         elif roll < 0.8:

@@ -297,6 +297,40 @@ def test_overlapping_areas_are_refused(tmp_path: Path) -> None:
     assert "overlap" in complaint(f"{MODS}.trace.zst", "--before", doubled)
 
 
+# -- the whole machine -----------------------------------------------------------------------------------------------
+
+
+def test_on_the_simulated_machine_the_report_tells_what_it_met() -> None:
+    done = vmalloc("replay", "--machine", "simulated", "--nodes", "2", BOOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^simulated +x86_64_la57, 4 CPUs, 2 NUMA nodes, .* of memory *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^page tables +[\d.]+ KiB: 5 pgd, \d+ p4d,.*, \d+ pte *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^mappings +[\d,]+ of 4 KiB, [\d,]+ of 2 MiB; 0 areas without", done.stdout, re.MULTILINE)
+    assert re.search(r"^TLB flushes +\d+: \d+ of a range .*, \d+ full; \d+ interrupts *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^accesses +\d+: \d+ missed the TLB, 0 through stale translations *$", done.stdout, re.MULTILINE)
+    assert re.search(r"in use at the peak [\d,]+ on node 0, [\d,]+ on node 1 *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^read in .* replayed in .* and [\d.]+ s on the machine", done.stdout, re.MULTILINE)
+
+
+def test_json_has_the_machine_and_null_without_one() -> None:
+    found = answer("--machine", "simulated", "--arch", "riscv64_sv57", BOOT)
+    machine = found["machine"]
+    assert isinstance(machine, dict)
+    assert (machine["arch"], machine["stale_accesses"], machine["failed_accesses"]) == ("riscv64_sv57", 0, 0)
+    assert machine["page_table_bytes"] > 0
+    areas = answer(BOOT)
+    assert areas["machine"] is None
+    assert found["agreed"] == areas["agreed"] == found["allocations"]
+
+
+def test_a_machine_that_does_not_fit_is_refused() -> None:
+    assert complaint("--machine", "simulated", "--arch", "x86_64", BOOT).startswith(
+        "the trace cannot be replayed on x86_64: the recorded range 0xffa0000000000000-0xffd1ffffffffffff is not within"
+    )
+    assert complaint("--machine", "simulated", "--arch", "vax", BOOT).startswith("no architecture 'vax'; there are ")
+    assert complaint("--nodes", "2", BOOT).startswith("an architecture and NUMA nodes are those of the simulated")
+
+
 # -- terminals and pipes ---------------------------------------------------------------------------------------------
 
 

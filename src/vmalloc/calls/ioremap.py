@@ -6,6 +6,8 @@ and PUD leaves where address, physical address and size allow them.  There are n
 
 from __future__ import annotations
 
+from operator import index
+
 from vmalloc.calls.reserve import get_vm_area_node
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vfree import free_vm_area
@@ -33,6 +35,7 @@ def get_vm_area(
     Raises:
         BadSize: not positive. BadRequest: flags that are no ``VM_*``. Others as ``reserve.get_vm_area_node``.
     """
+    size = index(size)
     if size <= 0:
         raise BadSize(f"{size} bytes: an area has at least one byte")
     if start % state.page_size or not 0 < start < end <= state.space.address_max:

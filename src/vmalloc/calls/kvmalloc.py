@@ -7,10 +7,13 @@ what follows when there is none.
 
 from __future__ import annotations
 
+from typing import Any
+
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vfree import vfree
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.calls.vmalloc import checked_node, checked_size, vmalloc_node_range
+from vmalloc.calls.vrealloc import vrealloc
 from vmalloc.errors import BadAddress, BadRequest, BadSize, OutOfFrames
 from vmalloc.flags import (
     GFP_DIRECT_RECLAIM,
@@ -34,7 +37,7 @@ from vmalloc.flags import (
 from vmalloc.pages import Pages
 from vmalloc.units import format_address, format_size
 
-__all__ = ["kfree", "kmalloc", "kvfree", "kvmalloc"]
+__all__ = ["kfree", "kmalloc", "kvfree", "kvfree_sensitive", "kvmalloc", "kvrealloc"]
 
 _INT_MAX = 2**31 - 1
 _MAX_PAGE_ORDER = 10
@@ -126,6 +129,50 @@ def kfree(state: VmallocState, address: int) -> None:
     vm.live = False
     vm.pages = None
     vm.nr_pages = 0
+
+
+def kvrealloc(state: VmallocState, address: int, size: int, gfp: int, caller: object) -> VmStruct:
+    """Resizes what ``kvmalloc`` gave; the result is another area when it had to move.
+
+    What is in the vmalloc range is ``vrealloc``'s. Contiguous memory stays while its block is large enough; then
+    another block is tried, as hard as ``kvmalloc`` would, and then ``kvmalloc`` itself; the old block's whole capacity
+    is copied.
+
+    Raises:
+        BadSize: not positive. BadAddress: nothing was allocated there.
+        OutOfFrames, OutOfAddresses: nothing left; the memory is as it was.
+    """
+    size = checked_size(state, size, gfp)
+    if state.vmalloc_start <= address < state.vmalloc_end:
+        return vrealloc(state, address, size, gfp, caller)
+    old = state.contiguous.get(address)
+    if old is None:
+        raise BadAddress(address, "is neither in the vmalloc range nor the start of a contiguous block")
+    if size <= old.size:
+        old.requested_size = size
+        return old
+    moved = kvmalloc(state, size, gfp, None, caller)
+    frames: Any = moved.pages
+    for i, pfn in enumerate(old.pages):
+        state.machine.copy_frame(frames[i], pfn, state.page_size)
+    kfree(state, address)
+    return moved
+
+
+def kvfree_sensitive(state: VmallocState, address: int, size: int) -> None:
+    """Zeroes ``size`` bytes, then frees: what was a secret is in no frame afterwards.
+
+    Raises:
+        BadSize: more bytes than there are. BadAddress: nothing was allocated there.
+    """
+    found = state.contiguous.get(address) or state.find_area(address)
+    if found is None or found.addr != address or found.pages is None:
+        raise BadAddress(address, "is not the start of memory that kvmalloc gave")
+    if not 0 <= size <= found.usable_size:
+        raise BadSize(f"{size} bytes to zero of {found.usable_size} ({format_size(found.usable_size)})")
+    for start in range(0, size, state.page_size):
+        state.machine.zero_frame(found.pages[start >> state.page_shift], 0, min(state.page_size, size - start))
+    kvfree(state, address)
 
 
 def kvfree(state: VmallocState, address: int) -> None:

@@ -110,7 +110,7 @@ def attempt(state, size, align, vstart, vend, try_pool):
 def trace_attempt(state, size, align, vstart, vend, address):
     """Fires the event of an attempt (section 10.3); a failed one shows the error, before 6.17 the window's end."""
     failed = address >= ERROR_VALUES
-    shown = address if not failed or state.kernel.failure_is_errno else vend
+    shown = address & state.space.address_max if not failed or state.kernel.failure_is_errno else vend
     state.observer(
         "alloc_vmap_area", va_start=shown, size=size, align=align, vstart=vstart, vend=vend, failed=int(failed)
     )

@@ -36,7 +36,15 @@ from vmalloc.flags import (
 from vmalloc.pages import Pages
 from vmalloc.units import format_range, format_size
 
-__all__ = ["expect_memory", "vm_area_map_pages", "vm_area_unmap_pages", "vmap", "vmap_pfn"]
+__all__ = [
+    "expect_memory",
+    "vm_area_map_pages",
+    "vm_area_unmap_pages",
+    "vmap",
+    "vmap_pages_range",
+    "vmap_pfn",
+    "vunmap_range",
+]
 
 _EBUSY = 16
 
@@ -121,9 +129,73 @@ def vmap_pfn(state: VmallocState, pfns: Pages, prot: int, caller: object) -> VmS
     for pfn in pfns:
         if state.machine.node_of(pfn) >= 0 or pfn << state.page_shift >= state.info.phys_end:
             free_vm_area(state, vm)
-            raise BadFrame(pfn, state.warn_once("vmap_pfn: it has a struct page, or is no physical address", "vmap_pfn"))
+            why = "vmap_pfn: it has a struct page, or is no physical address"
+            raise BadFrame(pfn, state.warn_once(why, "vmap_pfn"))
     _map(state, vm, vm.addr, pfns, (prot & ~PROT_EXEC) | PROT_SPECIAL)
     return vm
+
+
+# -- into a reserved range ---------------------------------------------------------------------------------------------
+
+
+def vmap_pages_range(state: VmallocState, start: int, end: int, prot: int, pages: Pages, shift: int) -> None:
+    """Maps frames into part of an area that was reserved, with mappings of ``1 << shift`` bytes (section 3.4).
+
+    Raises:
+        BadAddress: not whole pages inside one area, or something is mapped there (``-EBUSY``).
+        BadSize: another number of pages than the range has, or no multiple of the mapping size (``-EINVAL``).
+        BadRequest: a mapping size that the machine does not have, or a block that is not contiguous.
+        BadFrame: a frame that is no memory. OutOfFrames: no memory for page tables; nothing stays mapped.
+    """
+    count = _expect_reserved(state, start, end)
+    if len(pages) != count:
+        raise BadSize(f"{len(pages)} pages for the {count} of {format_range(start, end)}")
+    expect_memory(state, pages)
+    for address in range(start, end, state.page_size):
+        if state.machine.translate(address) >= 0:
+            raise BadAddress(address, "something is mapped there already")
+    if shift == state.page_shift:
+        result = state.machine.map_pages(start, pages, 0, count, prot)
+    else:
+        result = _map_blocks(state, start, end, prot, pages, shift)
+    if result != 0:
+        vunmap_range(state, start, end)
+        raise _no_mapping(result, start, end - start)
+
+
+def _map_blocks(state: VmallocState, start: int, end: int, prot: int, pages: Pages, shift: int) -> int:
+    """Maps block after block; the first error, or 0."""
+    if shift not in state.info.vmap_shifts:
+        raise BadRequest(f"mappings of 2**{shift} bytes: {state.info.arch} has {state.info.vmap_shifts}")
+    block = 1 << shift
+    if (end - start) % block:
+        raise BadSize(f"{format_range(start, end)} is no multiple of {format_size(block)}")
+    each = block >> state.page_shift
+    for i in range(0, len(pages), each):
+        if any(pages[i + k] != pages[i] + k for k in range(each)):
+            raise BadRequest(f"frames {i} to {i + each} of the list are not contiguous")
+    for i in range(0, len(pages), each):
+        result: int = state.machine.map_range(start + (i << state.page_shift), pages[i], block, shift, prot)
+        if result != 0:
+            return result
+    return 0
+
+
+def vunmap_range(state: VmallocState, start: int, end: int) -> None:
+    """Unmaps part of an area and flushes at once. Raises BadAddress for what are not whole pages inside one area."""
+    _expect_reserved(state, start, end)
+    state.machine.unmap(start, end)
+    state.machine.flush(start, end)
+
+
+def _expect_reserved(state: VmallocState, start: int, end: int) -> int:
+    """The pages of a range that lies inside one area, guard page excluded."""
+    if state.machine.running.context != TASK:
+        raise state.refuse("vmap_pages_range", "it may sleep: task context only")
+    vm = state.find_area(start)
+    if vm is None or start % state.page_size or end % state.page_size or not start < end <= vm.addr + vm.usable_size:
+        raise BadAddress(start, f"{format_range(start, end)} are no whole pages inside one area")
+    return (end - start) >> state.page_shift
 
 
 # -- sparse areas (6.12) -----------------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def vrealloc(
 
     Raises:
         BadRequest: the kernel has no ``vrealloc``, or not with an alignment or a node.
-        BadSize: not positive, or an alignment that is no power of two. BadAddress: no area starts there, or it is not aligned so.
+        BadSize: not positive, or an alignment that is no power of two.
+        BadAddress: no area starts there, or it is not aligned so.
         OutOfAddresses, OutOfFrames: nothing left; the area is as it was.
     """
     kernel = state.kernel

@@ -46,7 +46,8 @@ class Area:
     def __int__(self):
         return self.vm.addr
 
-    __index__ = __int__
+    def __index__(self):  # not an alias: an extension type would not take that for the slot
+        return self.vm.addr
 
     @property
     def size(self):

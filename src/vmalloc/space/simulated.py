@@ -86,6 +86,16 @@ class SimulatedSpace(VmallocSpace):
         finally:
             self.machine.set_policy(before)
 
+    def context_switch(self, process: int) -> int:
+        """Makes the running CPU run a process, on that one's page tables (section 8.4); how many entries were copied.
+
+        Raises:
+            BadRequest: there is no such process; there are as many as CPUs.
+        """
+        with self.lock:
+            copied: int = self.machine.context_switch(process)
+        return copied
+
     # -- access ----------------------------------------------------------------------------------------------------
 
     def access(self, addresses: Any, *, write: bool = False, cpu: int | None = None) -> Any:

@@ -45,7 +45,6 @@ if not cython.compiled:
         GFP_DMA32,
         GFP_KERNEL,
         GFP_ZERO,
-        NMI,
         PROT_READ,
         PROT_WRITE,
         TASK,
@@ -296,6 +295,39 @@ class VmallocSpace:
             self.unlock()
         return Area(self, vm)
 
+    def kvzalloc(self, size):
+        """``kvmalloc`` of zeros."""
+        return self.kvmalloc(size, zero=True)
+
+    def kvmalloc_node(self, size, node):
+        """``kvmalloc`` with frames of ``node``, or of the nearest that has some."""
+        return self.kvmalloc(size, node=node)
+
+    def kvmalloc_array(self, n, size):
+        """``kvmalloc`` of ``n`` elements of ``size`` bytes."""
+        return self.kvmalloc(self.product(n, size))
+
+    def kvcalloc(self, n, size):
+        """``kvmalloc_array`` of zeros."""
+        return self.kvmalloc(self.product(n, size), zero=True)
+
+    def kvrealloc(self, area, size, *, gfp=0xCC0):
+        """Resizes what ``kvmalloc`` gave; the area, or the one it moved to (section 2.2)."""
+        if area is None:
+            return self.kvmalloc(size, gfp=gfp)
+        caller = caller_of(2)
+        gfp = checked_gfp(gfp)
+        self.enter()
+        try:
+            address = self.address_of(area)
+            old = self.state.contiguous.get(address) or self.state.find_area(address)
+            vm = kvmalloc.kvrealloc(self.state, address, size, gfp, caller)
+        finally:
+            self.unlock()
+        if vm is old:
+            return area if isinstance(area, Area) else Area(self, vm, False)
+        return Area(self, vm)
+
     # -- free ------------------------------------------------------------------------------------------------------
 
     def address_of(self, area):
@@ -360,6 +392,16 @@ class VmallocSpace:
         finally:
             self.unlock()
 
+    def kvfree_sensitive(self, area, size):
+        """Zeroes the first ``size`` bytes of what ``kvmalloc`` gave, then frees it."""
+        if area is None:
+            return
+        self.enter()
+        try:
+            kvmalloc.kvfree_sensitive(self.state, self.address_of(area), size)
+        finally:
+            self.unlock()
+
     # -- map what exists -------------------------------------------------------------------------------------------
 
     def alloc_pages(self, count, *, node=None, order=0, gfp=0xCC0):
@@ -415,9 +457,8 @@ class VmallocSpace:
             raise BadRequest(f"flags {flags:#x}: they have 32 bits")
         self.enter()
         try:
-            vm = vmap.vmap(
-                self.state, self.pages_of(pages), flags | VM_MAP_PUT_PAGES if put_pages else flags, parse_prot(prot), caller
-            )
+            flags = flags | VM_MAP_PUT_PAGES if put_pages else flags
+            vm = vmap.vmap(self.state, self.pages_of(pages), flags, parse_prot(prot), caller)
         finally:
             self.unlock()
         return Area(self, vm)
@@ -442,6 +483,23 @@ class VmallocSpace:
         finally:
             self.unlock()
         return Area(self, vm)
+
+    def vmap_pages_range(self, start, end, pages, *, prot="rw", shift=None):
+        """Maps frames into part of an area that ``get_vm_area`` reserved (section 2.4)."""
+        self.enter()
+        try:
+            size = self.state.page_shift if shift is None else shift
+            vmap.vmap_pages_range(self.state, start, end, parse_prot(prot), self.pages_of(pages), size)
+        finally:
+            self.unlock()
+
+    def vunmap_range(self, start, end):
+        """Unmaps part of an area, flushing at once."""
+        self.enter()
+        try:
+            vmap.vunmap_range(self.state, start, end)
+        finally:
+            self.unlock()
 
     def vm_area_map_pages(self, area, start, end, pages):
         """Maps frames into part of a sparse area (6.12)."""
@@ -638,6 +696,8 @@ class VmallocSpace:
         """
         self.look()
         try:
+            if not cython.compiled and (size < 0 or not 0 <= address < 1 << 64):
+                raise OverflowError  # what passing it on raises where it is compiled
             return self.machine.load(address, size)
         except Fault as fault:
             access.explain(self.state, fault)
@@ -650,6 +710,8 @@ class VmallocSpace:
         """Writes bytes as the running CPU does; all or none. Raises as ``load``, and Fault of kind ``readonly``."""
         self.look()
         try:
+            if not cython.compiled and not 0 <= address < 1 << 64:
+                raise OverflowError
             self.machine.store(address, data)
         except Fault as fault:
             access.explain(self.state, fault)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
-from vmalloc.trace.replay.result import Mismatch, ReplayResult, SnapshotDifference
+from vmalloc.trace.replay.result import MachineResult, Mismatch, ReplayResult, SnapshotDifference
 
 
 def result(**values: object) -> ReplayResult:
@@ -61,6 +61,30 @@ def test_json_prints_addresses_in_hexadecimal() -> None:
             "busy_extra": ["0x1000-0x3000"], "lazy_missing": [], "lazy_extra": [],
         }
     ]  # fmt: skip
+
+
+MACHINE = MachineResult(
+    "x86_64", 2, 2, 1 << 30, entries=5, areas=2, page_table_bytes=8192, page_table_bytes_at_peak=4096,
+    tables={"pgd": 1, "pte": 1}, mappings_made={4096: 12, 2 << 20: 1}, mappings={4096: 8}, huge_areas=1,
+    huge_fallbacks=0, flushes=3, full_flushes=1, ranged_flushes=2, proven_flushes=0, flushed_pages=10, ipis=3,
+    accesses=6, tlb_misses=6, stale_accesses=0, failed_accesses=0, frames_taken=524, frames_at_peak=(522, 4),
+    frames_at_end=(6, 4), validated=True, seconds=1.5, validation_seconds=7.0,
+)  # fmt: skip
+
+
+def test_json_of_a_machine_is_plain_and_none_without_one() -> None:
+    found = result(machine=MACHINE).as_json()
+    assert json.loads(json.dumps(found)) == found
+    machine = found["machine"]
+    assert isinstance(machine, dict)
+    assert {field.name for field in fields(MachineResult)} == set(machine)
+    assert (machine["mappings_made"], machine["frames_at_peak"]) == ({"4096": 12, "2097152": 1}, [522, 4])
+    assert result().as_json()["machine"] is None
+
+
+def test_the_machine_takes_its_time_but_its_checks_do_not_count() -> None:
+    assert result(events=100, seconds=0.5, machine=MACHINE).events_per_second == 50
+    assert result(events=100, seconds=0.5, machine=replace(MACHINE, seconds=0.0)).events_per_second == 200
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -31,6 +31,7 @@ from vmalloc.machine.simulated.mmu.sizes import make_tlbs
 from vmalloc.machine.simulated.mmu.states import OUTCOME_NAMES
 from vmalloc.machine.simulated.mmu.validate import validate_mmu
 from vmalloc.machine.simulated.page_tables.tables import PageTables
+from vmalloc.machine.simulated.page_tables.validate import validate_page_tables
 from vmalloc.units import format_address, format_range, format_size
 
 if not cython.compiled:
@@ -475,6 +476,20 @@ class SimulatedMachine(Machine):
         """The TLB of a CPU."""
         return self.tlbs[cpu]
 
+    def context_switch(self, process):
+        """Makes the running CPU run a process: on its page tables from now on (section 8.4); entries that were copied.
+
+        There are as many processes as CPUs; at the start CPU ``n`` runs process ``n``. Kernel translations are global:
+        the TLB keeps them.
+
+        Raises:
+            BadRequest: there is no such process.
+        """
+        if not 0 <= process < self.nr_cpus:
+            raise BadRequest(f"process {process} of a machine whose processes are 0 to {self.nr_cpus - 1}")
+        root = 1 + process if self.page_table.nr_roots > 1 else 0  # one table for all: nothing to switch
+        return self.mmu.do_switch_to(self.running.cpu, root)
+
     def access(self, addresses, write, cpu):
         """Runs an array of addresses through the TLB and page tables of a CPU; counts (``Mmu.access``)."""
         self.mmu.may_fault = self.running.context != NMI
@@ -504,4 +519,5 @@ class SimulatedMachine(Machine):
     def validate(self):
         """Checks every part, and that they agree; raises ValidationError."""
         self.frames.validate()
+        validate_page_tables(self.page_table)
         validate_mmu(self.mmu)

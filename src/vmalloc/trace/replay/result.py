@@ -77,6 +77,8 @@ class MachineResult:
         failed_accesses: others that failed; 0 unless something is broken.
         frames_taken: for areas, over the whole replay.
         frames_at_peak, frames_at_end: frames in use per NUMA node, page tables included.
+        validated: machine and allocator always agree; whether every structure of the machine was checked, too, which
+            is left out where very many frames are in use.
         seconds: of the machine alone; ``validation_seconds``: of checking it all at the end.
     """
 
@@ -106,6 +108,7 @@ class MachineResult:
     frames_taken: int
     frames_at_peak: tuple[int, ...]
     frames_at_end: tuple[int, ...]
+    validated: bool
     seconds: float
     validation_seconds: float
 

@@ -285,7 +285,22 @@ def test_a_table_made_at_boot_is_never_replaced() -> None:
     rig.validate()
 
 
-def test_a_replaced_table_is_cleared_from_all_roots() -> None:
+def test_a_replaced_table_is_not_used_any_more() -> None:
+    """The tables used last are remembered; a replacement must end that."""
+    rig = Rig("x86_64")
+    assert rig.map(rig.base, 5) == 0
+    assert rig.walk(rig.base) == (5, 12, RW)
+    rig.unmap(rig.base, 4096)
+    assert rig.map_range(rig.base, 512, 2 * M) == 0
+    assert rig.walk(rig.base) == (512, 21, RW)
+    assert rig.map(rig.base, 6) == EBUSY
+    assert rig.unmap(rig.base, 2 * M) == 512
+    assert rig.map(rig.base, 7) == 0
+    assert rig.walk(rig.base) == (7, 12, RW)
+    rig.validate()
+
+
+def test_a_leaf_in_the_place_of_a_table_is_seen_by_all_roots() -> None:
     made = replace(ARCHITECTURES["x86_32_pae"], table_replacement=TableReplacement.PAGE_FLUSH)
     rig = Rig(made, "6.19")
     assert rig.map(rig.base, 5) == 0

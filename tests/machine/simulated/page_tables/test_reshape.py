@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from machine.simulated.page_tables.rig import EBUSY, EINVAL, ENOMEM, RX, Rig
-from vmalloc.machine.simulated.arch import ARCHITECTURES, LeafNeed
+from vmalloc.machine.simulated.arch import ARCHITECTURES, Leaf, LeafNeed
 
 pytestmark = pytest.mark.both_builds
 
@@ -63,6 +65,20 @@ def test_a_group_is_split_without_a_frame() -> None:
     rig.validate()
 
 
+@pytest.mark.parametrize(("accepted", "expected"), [((14, 19), {14: 32}), ((19,), {12: 128})])
+def test_a_group_becomes_groups_of_the_next_smaller_size_that_is_accepted(
+    accepted: tuple[int, ...], expected: dict[int, int]
+) -> None:
+    leaves = tuple(Leaf(shift) for shift in accepted)
+    rig = Rig(replace(ARCHITECTURES["x86_32"], pte_groups=(14, 19), huge_vmap=leaves))
+    assert rig.map_range(rig.base, 256, 512 * K) == 0
+    assert rig.tables.leaves_by_shift() == {19: 1}
+    assert rig.tables.do_split(rig.base + 100 * K) == 0
+    assert rig.tables.leaves_by_shift() == expected
+    assert rig.walk(rig.base + 511 * K)[0] == 256 + 127
+    rig.validate()
+
+
 def test_what_cannot_be_split_is_refused() -> None:
     rig = Rig("x86_64", missing=frozenset({LeafNeed.PSE}))
     assert rig.tables.do_split(rig.base) == EINVAL, "nothing is mapped"
@@ -80,10 +96,10 @@ def test_empty_tables_are_freed_and_others_stay() -> None:
     for at in (0, 2 * M, G):
         assert rig.map(rig.base + at, 1) == 0
     assert rig.tables.table_bytes == boot + 5 * 4096
-    rig.unmap(rig.base + 2 * M, G)
+    rig.unmap(rig.base + 2 * M, 2 * M)
     assert rig.tables.table_bytes == boot + 5 * 4096
-    assert rig.tables.free_empty_tables() == 3 * 4096 - 4096 * (rig.walk(rig.base + G) is not None) * 2
-    assert rig.walk(rig.base)[0] == 1
+    assert rig.tables.free_empty_tables() == 4096, "the PTE table behind 2 MiB"
+    assert rig.walk(rig.base)[0] == rig.walk(rig.base + G)[0] == 1
     rig.validate()
     rig.unmap(rig.base, 2 * G)
     rig.tables.free_empty_tables()

@@ -9,7 +9,10 @@ Removing a table is the only way in which one is ever replaced, and how it goes 
 (``TableReplacement``).  The CPUs must be flushed before the frame is used again; nobody here can do that, so the flush
 is *owed*: ``owed_flush_start`` and ``owed_flush_end`` say what to flush, the removed tables wait, and ``settle_flush``
 says that it was done.  x86-64 needs a spare page for the time in which it takes a PMD table apart; where none is to be
-had, the table stays and the range is mapped by smaller leaves.  Tables that were made at boot are never removed.
+had, the table stays and the range is mapped by smaller leaves.
+
+Tables that were made at boot are never removed: no leaf is accepted in the entries that lead to them (``sync``).  For
+the same reason an entry that other roots have copies of is only replaced where the hook copies the leaf right away.
 
 Protected by the lock of whoever owns the machine; nothing here locks.
 """
@@ -178,7 +181,7 @@ class RangeMapper(SyncedTables):
         if self.replacement == REPLACE_NEVER or not self.is_table(found, depth):
             return False
         child = found >> self.page_shift
-        if self.is_boot_table(depth + 1, address) or not self.is_empty(child, depth + 1):
+        if not self.is_empty(child, depth + 1):
             return False
         unit = 1
         unit <<= self.level[depth].shift
@@ -192,8 +195,6 @@ class RangeMapper(SyncedTables):
         else:
             self.owe_flush(address, address + unit)
         self.set_entry(table, index, 0)
-        if depth == self.share_depth:
-            self.clear_copies(address)
         self.detach(child, depth + 1)
         self.generation += 1
         self.tables_replaced += 1

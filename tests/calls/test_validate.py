@@ -1,0 +1,162 @@
+"""The validator of areas against addresses and memory finds each structure that is broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from space.rig import KERNELS
+from vmalloc.calls.validate import validate_areas
+from vmalloc.errors import ValidationError
+from vmalloc.flags import VM_SPARSE
+from vmalloc.pages import Pages
+from vmalloc.space.area import Area
+from vmalloc.space.simulated import SimulatedSpace, simulated
+
+P = 4096
+
+
+def populated(kernel: str = "6.19") -> tuple[SimulatedSpace, list[Area]]:
+    """A space with one area of each kind, a lazy range and a pooled one."""
+    space = simulated("x86_64", kernel, cpus=2, memory="32MiB")
+    gone = [space.vmalloc(P), space.vmalloc(2 * P)]
+    gone[0].free()
+    space.purge()
+    gone[1].free()
+    frames = space.alloc_pages(3)
+    areas = [
+        space.vmalloc(3 * P),
+        space.vmalloc(600 * P),
+        space.vmalloc_huge(2 << 20),
+        space.vmap(frames),
+        space.vmap(frames),
+        space.vmap(space.alloc_pages(2), put_pages=True),
+        space.get_vm_area(4 * P),
+        space.ioremap(1 << 40, 3 * P),
+        *space.pcpu_get_vm_areas([0, 0x40000], [0x8000, 0x8000], 0x8000),
+    ]
+    if space.state.kernel.has_sparse:
+        sparse = space.get_vm_area(8 * P, VM_SPARSE)
+        space.vm_area_map_pages(sparse, sparse.address + P, sparse.address + 3 * P, space.alloc_pages(2))
+        areas.append(sparse)
+    return space, areas
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_space_that_is_well_passes(kernel: str) -> None:
+    space, _areas = populated(kernel)
+    space.validate()
+    validate_areas(space.state)
+
+
+def wrong_place(space: SimulatedSpace, area: Area) -> None:
+    space.state.areas[area.address + P] = space.state.areas.pop(area.address)
+
+
+def dead(space: SimulatedSpace, area: Area) -> None:
+    area.vm.live = False
+
+
+def not_busy(space: SimulatedSpace, area: Area) -> None:
+    space.machine.unmap(area.address, area.end)
+    space.state.allocator.free_lazily(area.address)
+
+
+def wrong_size(space: SimulatedSpace, area: Area) -> None:
+    area.vm.size += P
+
+
+def wrong_count(space: SimulatedSpace, area: Area) -> None:
+    area.vm.nr_pages -= 1
+
+
+def missing_pages(space: SimulatedSpace, area: Area) -> None:
+    area.vm.pages = Pages(list(area.pages)[:-1])
+    area.vm.nr_pages -= 1
+
+
+def pages_without_a_list(space: SimulatedSpace, area: Area) -> None:
+    area.vm.pages = None
+
+
+def miscounted(space: SimulatedSpace, area: Area) -> None:
+    space.state.nr_vmalloc_pages += 1
+
+
+def frame_given_away(space: SimulatedSpace, area: Area) -> None:
+    space.machine.give(area.pages[1], 0)
+
+
+def frame_of_another(space: SimulatedSpace, area: Area) -> None:
+    other = space.vmalloc(3 * P)
+    other.detach()
+    other.vm.pages = Pages([other.pages[0], area.pages[0], other.pages[2]])
+
+
+def frames_in_another_order(space: SimulatedSpace, area: Area) -> None:
+    area.vm.pages = Pages(list(area.pages)[::-1])
+
+
+def not_mapped(space: SimulatedSpace, area: Area) -> None:
+    space.machine.unmap(area.address + P, area.address + 2 * P)
+
+
+def guard_mapped(space: SimulatedSpace, area: Area) -> None:
+    space.machine.map_pages(area.end, Pages([area.pages[0]]), 0, 1, 3)
+
+
+def lazy_mapped(space: SimulatedSpace, area: Area) -> None:
+    lazy = space.state.space.lazy()[0]
+    space.machine.map_pages(lazy.start, Pages([area.pages[0]]), 0, 1, 3)
+
+
+def pooled_mapped(space: SimulatedSpace, area: Area) -> None:
+    pooled = space.state.space.pooled()[0]
+    space.machine.map_pages(pooled.start, Pages([area.pages[0]]), 0, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (wrong_place, "its place under"),
+        (dead, "only live ones"),
+        (not_busy, "busy ranges, where none starts"),
+        (wrong_size, "the busy range"),
+        (wrong_count, "a list of 3"),
+        (missing_pages, "2 frames"),
+        (pages_without_a_list, "without a list of frames"),
+        (miscounted, "nr_vmalloc_pages"),
+        (frame_given_away, "its frame"),
+        (frame_of_another, "which has frame"),
+        (frames_in_another_order, "which is mapped at"),
+        (not_mapped, "which is mapped at"),
+        (guard_mapped, "the guard page of"),
+        (lazy_mapped, "lazy"),
+        (pooled_mapped, "pooled"),
+    ],
+)
+def test_what_is_broken_is_found_and_named(damage: Callable[[SimulatedSpace, Area], None], words: str) -> None:
+    space, areas = populated()
+    damage(space, areas[0])
+    with pytest.raises(ValidationError, match=words) as caught:
+        validate_areas(space.state)
+    assert caught.value.structure == "areas"
+    assert all(caught.value.parties)
+    for area in areas:
+        area.owner = False  # nobody shall try to free what is broken
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_area_that_waits_for_its_worker_is_told_apart(kernel: str) -> None:
+    """Section 3.5: half built: frames without a mapping, or a list without all frames."""
+    space, _areas = populated(kernel)
+    for operation in ("map_pages", "take"):
+        space.machine.fail_next(operation, times=None)
+        space.machine.fail_next("take_bulk", times=None)
+        with pytest.raises(MemoryError):
+            space.vmalloc(5 * P)
+        space.machine.clear()
+        space.validate()
+    space.run_deferred()
+    space.validate()
