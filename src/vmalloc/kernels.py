@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vmalloc.errors import BadRequest
 from vmalloc.units import MIB
 
 __all__ = ["PROFILES", "KernelProfile", "lazy_max_pages", "nr_vmap_nodes", "profile"]
@@ -143,14 +144,14 @@ def profile(version: str) -> KernelProfile:
     between the trees read there are assigned by the nearest older tree).
 
     Raises:
-        ValueError: the text is not a version, or older than 6.1.
+        BadRequest: the text is not a version, or older than 6.1.
     """
     try:
         major, minor = (int(part) for part in version.split(".")[:2])
-    except ValueError:
-        raise ValueError(f"not a kernel version: {version!r}; write for example 6.12") from None
+    except (ValueError, AttributeError):
+        raise BadRequest(f"not a kernel version: {version!r}; write for example 6.12") from None
     if (major, minor) < (6, 1):
-        raise ValueError(f"no profile for kernels older than 6.1, got {version}; known: {', '.join(PROFILES)}")
+        raise BadRequest(f"no profile for kernels older than 6.1, got {version}; known: {', '.join(PROFILES)}")
     if (major, minor) < (6, 9):
         return PROFILES["6.1"]
     return PROFILES["6.12"] if (major, minor) < (6, 17) else PROFILES["6.19"]

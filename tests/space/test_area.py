@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import array
+import copy
 import gc
 import operator
 
 import pytest
 
 from calls.watch import KERNELS, PAGE, make, refused, settled, unchanged
-from vmalloc.errors import BadAddress, BadSize
+from vmalloc.errors import BadAddress, BadContext, BadSize
 
 pytestmark = pytest.mark.both_builds
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -91,3 +92,34 @@ def test_freed_twice(kernel: str) -> None:
             handle.free()
     with unchanged(space), other:
         pass
+
+
+def test_a_copy_does_not_own() -> None:
+    space = make()
+    area = space.vmalloc(PAGE)
+    for copied in (copy.copy(area), copy.deepcopy(area)):
+        assert copied == area == space.find_vm_area(area.address)
+        del copied
+        gc.collect()
+        assert area.alive
+
+
+def test_a_worker_does_not_run_in_an_interrupt() -> None:
+    space = make()
+    area = space.vmalloc(PAGE)
+    with space.in_context("hardirq"):
+        space.vfree(area)
+        with pytest.raises(BadContext, match="task context only"):
+            space.run_deferred()
+        assert area.alive
+    assert space.run_deferred() == 1
+    assert not area.alive
+
+
+def test_frames_may_be_numbers_of_numpy() -> None:
+    np = pytest.importorskip("numpy")
+    space = make()
+    area = space.vmalloc(2 * PAGE)
+    alias = space.vmap(np.array(list(area.pages)[::-1]))
+    area.write(PAGE, b"x")
+    assert alias.read(0, 1) == b"x"

@@ -1167,7 +1167,7 @@ def run_programs(examples: int, steps: int) -> None:
 
 @pytest.mark.both_builds
 def test_random_programs_of_all_calls_agree_with_the_model() -> None:
-    run_programs(12 if _build.PURE else 100, 40)
+    run_programs(8 if _build.PURE else 60, 40)
 
 
 @pytest.mark.campaign

@@ -161,6 +161,13 @@ class Area:
         if self.vm.live:
             self.space.release(self.vm)
 
+    def __copy__(self):
+        """A second handle, which does not own: the area goes with the first."""
+        return Area(self.space, self.vm, False)
+
+    def __deepcopy__(self, memo):
+        return Area(self.space, self.vm, False)
+
     def __repr__(self):
         state = "" if self.vm.live else " freed"
         return f"<Area {format_range(self.address, self.end)} ({format_size(self.size)}){state}>"

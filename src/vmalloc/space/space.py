@@ -12,6 +12,7 @@ Compiled although it decides nothing: a million calls a second pass here.
 
 import threading
 from collections import deque
+from numbers import Integral
 from operator import index
 
 import cython
@@ -436,8 +437,8 @@ class VmallocSpace:
             if pages.pages is None:
                 raise BadRequest(f"{pages!r} has no frames of its own")
             found.extend(pages.pages)
-        elif isinstance(pages, int):
-            found.append(pages)
+        elif isinstance(pages, Integral):
+            found.append(index(pages))
         elif isinstance(pages, (str, bytes, bytearray)):
             raise TypeError(f"page frames are numbers, lists of them, or areas, not {type(pages).__name__}")
         else:
@@ -804,10 +805,16 @@ class VmallocSpace:
             self.unlock()
 
     def run_deferred(self):
-        """Runs the work queue: deferred frees, drains; how many pieces of work there were."""
+        """Runs the work queue: deferred frees, drains; how many pieces of work there were.
+
+        Raises:
+            BadContext: in an interrupt; a worker runs in task context.
+        """
         self.look()
         try:
-            if self.machine.running.context == TASK and self.dropped:
+            if self.machine.running.context != TASK:
+                raise self.state.refuse("run_deferred", "a worker runs in task context only")
+            if self.dropped:
                 self.free_dropped()
             return self.machine.run_deferred()
         finally:
