@@ -18,6 +18,7 @@ __all__ = [
     "BadAddress",
     "BadContext",
     "BadFrame",
+    "BadFree",
     "BadRequest",
     "BadSize",
     "ExceedsMemory",
@@ -151,7 +152,7 @@ class Fault(VmallocError):
         kind: one of ``FAULT_KINDS``.
         size: bytes of the whole access; 0 when unknown.
         cpu: the CPU that made it; None when unknown.
-        report: KASAN's report, or None.
+        report: KASAN's report (``kasan.report.KasanReport``), or None.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class Fault(VmallocError):
         *,
         size: int = 0,
         cpu: int | None = None,
-        report: str | None = None,
+        report: object = None,
     ) -> None:
         by = "" if cpu is None else f" by CPU {cpu}"
         many = "" if size == 0 else f" of {size} bytes"
@@ -172,6 +173,23 @@ class Fault(VmallocError):
         self.access = access
         self.kind = kind
         self.size = size
+        self.cpu = cpu
+        self.report = report
+
+
+class BadFree(Fault, BadAddress):
+    """A free of what is not the caller's, found by KASAN: freed before, or never allocated; nothing was changed.
+
+    Attributes:
+        access: ``"free"``; others as those of ``Fault``.
+    """
+
+    def __init__(self, address: int, reason: str, *, cpu: int | None = None, report: object = None) -> None:
+        VmallocError.__init__(self, f"{format_address(address)}: {reason}")
+        self.address = address
+        self.access = "free"
+        self.kind = "kasan"
+        self.size = 0
         self.cpu = cpu
         self.report = report
 

@@ -40,6 +40,8 @@ class KernelProfile:
         vread_fills_holes: reading where there is no area at all gives zeros, not nothing (6.12; section 2.9).
         kvmalloc_reclaims: ``kvmalloc`` tries hard for contiguous memory first: only ``__GFP_NORETRY`` (up to 6.16).
         aliases_purge_all: ``vm_unmap_aliases`` gives back every fragmented block first (6.1; section 4.9).
+        shadow_in_bulk: KASAN asks for shadow pages in bulk, as the caller may wait or not (6.19; section 9.3).
+        shadow_goes_with_neighbours: a purge releases shadow that describes free neighbours, too (6.1; section 9.4).
     """
 
     name: str
@@ -62,6 +64,8 @@ class KernelProfile:
     vread_fills_holes: bool
     kvmalloc_reclaims: bool
     aliases_purge_all: bool
+    shadow_in_bulk: bool
+    shadow_goes_with_neighbours: bool
 
 
 _OLD_MESSAGE = "vmap allocation for size {size} failed: use vmalloc=<size> to increase size"
@@ -89,6 +93,8 @@ PROFILES = {
         vread_fills_holes=False,
         kvmalloc_reclaims=True,
         aliases_purge_all=True,
+        shadow_in_bulk=False,
+        shadow_goes_with_neighbours=True,
     ),
     "6.12": KernelProfile(
         name="6.12",
@@ -111,6 +117,8 @@ PROFILES = {
         vread_fills_holes=True,
         kvmalloc_reclaims=True,
         aliases_purge_all=False,
+        shadow_in_bulk=False,
+        shadow_goes_with_neighbours=False,
     ),
     "6.19": KernelProfile(
         name="6.19",
@@ -133,6 +141,8 @@ PROFILES = {
         vread_fills_holes=True,
         kvmalloc_reclaims=False,
         aliases_purge_all=False,
+        shadow_in_bulk=True,
+        shadow_goes_with_neighbours=False,
     ),
 }
 

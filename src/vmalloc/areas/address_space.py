@@ -47,6 +47,10 @@ from vmalloc.units import format_range, is_power_of_two
 __all__ = ["AddressSpace", "Observer", "Purged", "VmapArea"]
 
 
+#: Told ``(start, end)`` of each range of a node that a purge takes, and of the free region around each.
+Release = Callable[[list[tuple[int, int]], list[tuple[int, int]]], object]
+
+
 class Observer(Protocol):
     """Receives the kernel's trace events (section 10.3) by name and field, ``printk`` for its final complaint."""
 
@@ -116,6 +120,8 @@ class AddressSpace:
         early: areas that exist before the allocator does, as ascending disjoint ``(start, end)``.
         observer: told what the kernel would trace.
         flush: called with each hull ``(start, end)`` that a purge owes a TLB flush.
+        release: called once per node with the ranges that a purge takes from it, and with the free region that is known
+            around each: itself, or up to 6.8, where the ranges are free by then, the free block it is in (section 9.4).
 
     Raises:
         BadAddress: a bound is misaligned or outside the machine's addresses, or early areas overlap or are unsorted.
@@ -140,6 +146,7 @@ class AddressSpace:
         early: Iterable[tuple[int, int]] = (),
         observer: Observer | None = None,
         flush: Callable[[int, int], None] | None = None,
+        release: Release | None = None,
     ) -> None:
         if word_bits not in (32, 64) or not is_power_of_two(page_size) or page_size > 1 << 20:
             raise BadRequest(f"no machine has {word_bits}-bit words with pages of {page_size} bytes")
@@ -157,6 +164,8 @@ class AddressSpace:
         self._lock = threading.Lock()
         self._observer = observer
         self._flush = flush
+        self._release = release
+        self.early = tuple(areas)
         self._notifiers: list[Callable[[], int]] = []
         self._drain_pending = False
         self._purges = self._flushes = self._flushed_bytes = 0
@@ -636,13 +645,41 @@ class AddressSpace:
         return False
 
     def _purge_locked(self, start: int, end: int, *, full: bool) -> Purged:
-        purged = Purged(*self.allocator.run_purge(start, end, full))
         self._purges += 1
-        if purged.count:
-            self._flush_locked(purged.start, purged.end)
+        if self._release is not None:
+            purged = self._purge_in_steps_locked(start, end, full, self._release)
+        else:
+            purged = Purged(*self.allocator.run_purge(start, end, full))
+            if purged.count:
+                self._flush_locked(purged.start, purged.end)
         if self._observer is not None:
             self._observer("purge_vmap_area_lazy", start=purged.start, end=purged.end, num_purged=purged.count)
         return purged
+
+    def _purge_in_steps_locked(
+        self, start: int, end: int, full: bool, release: Release
+    ) -> Purged:
+        """A purge in its steps, for whoever has something to release of each range before it is anybody's again.
+
+        Up to 6.8 a range is released when it is in the free tree already (9.4); nobody can take it from there before
+        this returns.
+        """
+        purge, nodes = self.allocator.purge, range(self.allocator.nodes.nr_nodes)
+        purge.do_begin(start, end, full)
+        for node in nodes:
+            purge.do_decay(node, full)
+            purge.do_detach(node)
+        ranges = [purge.pending_ranges(node) for node in nodes]
+        if any(ranges):
+            self._flush_locked(purge.start, purge.end)
+        for node in nodes:
+            if self.kernel.returns_ascending:
+                purge.do_finish(node)
+                release(ranges[node], [self.allocator.free.block_of(first) for first, _ in ranges[node]])
+            else:
+                release(ranges[node], ranges[node])
+                purge.do_finish(node)
+        return Purged(purge.start, purge.end, purge.count)
 
     def _flush_locked(self, start: int, end: int) -> None:
         self._flushes += 1

@@ -307,6 +307,13 @@ class FreeTree(RbTree):
         """``carve`` for Python callers."""
         return self.carve(start, end)
 
+    def block_of(self, address):
+        """The free block that contains ``address``, as ``(start, end)``; None when it is not free."""
+        n = self.at_or_below(address)
+        if n == NIL or address >= self.rows.row[n].va_end:
+            return None
+        return (self.rows.row[n].va_start, self.rows.row[n].va_end)
+
     def blocks(self):
         """All free blocks in ascending order, as ``(start, end)``."""
         found = []

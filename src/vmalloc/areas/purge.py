@@ -195,6 +195,15 @@ class Purge:
         """``shrink`` for Python callers."""
         self.shrink()
 
+    def pending_ranges(self, node):
+        """What the purge took from ``node`` and has not processed yet, ascending: ``(start, end)`` of each."""
+        found = []
+        v = self.pending[node]
+        while v != NIL:
+            found.append((self.rows.row[v].va_start, self.rows.row[v].va_end))
+            v = self.rows.row[v].list_next
+        return found
+
     # The steps one by one, for a caller that lets other CPUs act between them.
 
     def do_begin(self, start, end, full):

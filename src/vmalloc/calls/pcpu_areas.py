@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vmalloc.calls.reserve import allow_access
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vfree import remove_vm_area
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import BadAddress, OutOfFrames
 from vmalloc.flags import TASK, VM_ALLOC
+from vmalloc.units import format_range
 
 __all__ = ["pcpu_free_vm_areas", "pcpu_get_vm_areas"]
 
@@ -37,6 +39,8 @@ def pcpu_get_vm_areas(
         if not state.machine.slab("vm_struct") or not state.machine.slab("vmap_area"):
             raise OutOfFrames("no memory for the records of per-CPU areas")
     starts = state.space.pcpu_get_vm_areas(offsets, sizes, align)
+    if state.kasan is not None:
+        _populate(state, starts, sizes)
     areas = []
     for start, size in zip(starts, sizes, strict=True):
         vm = VmStruct(size, VM_ALLOC, state.page_size)
@@ -46,7 +50,21 @@ def pcpu_get_vm_areas(
         vm.align = align
         state.areas[start] = vm
         areas.append(vm)
+        if state.kasan is not None:
+            allow_access(state, vm)
     return areas
+
+
+def _populate(state: VmallocState, starts: Sequence[int], sizes: Sequence[int]) -> None:
+    """Makes the shadow of all ranges; where there is no memory for it, all of them are free again at once."""
+    for made, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        if state.kasan.populate(start, start + size, True) == 0:
+            continue
+        for other in starts:
+            state.space.free_now(other)
+        ranges = [(first, first + length) for first, length in zip(starts[:made], sizes, strict=False)]
+        state.kasan.purged(ranges, [state.allocator.free.block_of(first) for first, _ in ranges])
+        raise OutOfFrames(f"no page frames for the KASAN shadow of {format_range(start, start + size)}")
 
 
 def pcpu_free_vm_areas(state: VmallocState, areas: Iterable[VmStruct]) -> None:

@@ -6,7 +6,7 @@ from vmalloc.areas.allocator cimport Allocator
 from vmalloc.areas.free_tree cimport ADDRESS_MAX, EINVAL, ENOMEM, ERROR_VALUES
 from vmalloc.areas.pools cimport NO_CLASS
 from vmalloc.calls.state cimport VmallocState
-from vmalloc.calls.vm_struct cimport VM_IOREMAP, VM_NO_GUARD, VmStruct
+from vmalloc.calls.vm_struct cimport VM_ALLOC, VM_IOREMAP, VM_NO_GUARD, VmStruct
 
 # Mirrors flags.py (tests/test_flags.py compares them).
 cdef enum:
@@ -22,6 +22,11 @@ cpdef object free_vm_area_unmapped(VmallocState state, VmStruct vm)
 @cython.locals(address=uint64_t)
 cpdef object alloc_vmap_area(VmallocState state, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend,
                              uint32_t gfp, VmStruct vm)
+
+@cython.locals(end=uint64_t, waits=bint)
+cpdef object populate_shadow(VmallocState state, uint64_t address, uint64_t size, uint32_t gfp)
+cpdef object allow_access(VmallocState state, VmStruct vm)
+cpdef object forbid_access(VmallocState state, VmStruct vm)
 
 @cython.locals(allocator=Allocator, address=uint64_t)
 cdef uint64_t attempt(VmallocState state, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend,

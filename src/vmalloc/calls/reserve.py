@@ -23,9 +23,17 @@ if not cython.compiled:
     from vmalloc.areas.pools import NO_CLASS
     from vmalloc.areas.states import EINVAL, ENOMEM, ERROR_VALUES
     from vmalloc.calls.vm_struct import VmStruct
-    from vmalloc.flags import GFP_DIRECT_RECLAIM, TASK, VM_IOREMAP, VM_NO_GUARD
+    from vmalloc.flags import GFP_DIRECT_RECLAIM, TASK, VM_ALLOC, VM_IOREMAP, VM_NO_GUARD
 
-__all__ = ["align_of_ioremap", "alloc_vmap_area", "free_vm_area_unmapped", "get_vm_area_node"]
+__all__ = [
+    "align_of_ioremap",
+    "alloc_vmap_area",
+    "allow_access",
+    "forbid_access",
+    "free_vm_area_unmapped",
+    "get_vm_area_node",
+    "populate_shadow",
+]
 
 
 def get_vm_area_node(state, size, align, shift, flags, start, end, node, gfp, caller):
@@ -60,6 +68,8 @@ def get_vm_area_node(state, size, align, shift, flags, start, end, node, gfp, ca
     vm.node = node
     vm.align = align
     alloc_vmap_area(state, vm.size, align, start, end, gfp, vm)
+    if state.kasan is not None and not flags & VM_ALLOC:
+        allow_access(state, vm)
     return vm
 
 
@@ -73,6 +83,8 @@ def align_of_ioremap(size, page_shift, max_order):
 
 def free_vm_area_unmapped(state, vm):
     """Undoes ``get_vm_area_node`` of an area where nothing was mapped: its addresses are free at once, not lazy."""
+    if state.kasan is not None:
+        forbid_access(state, vm)
     state.allocator.give_back(vm.addr)
     del state.areas[vm.addr]
     vm.live = False
@@ -91,8 +103,31 @@ def alloc_vmap_area(state, size, align, vstart, vend, gfp, vm):
     address = attempt(state, size, align, vstart, vend, True)
     if address >= ERROR_VALUES:
         address = alloc_vmap_area_overflow(state, size, align, vstart, vend, gfp, address)
+    if state.kasan is not None:
+        populate_shadow(state, address, size, gfp)
     vm.addr = address
     state.areas[address] = vm
+
+
+def populate_shadow(state, address, size, gfp):
+    """Makes the shadow of new addresses (section 9.3); gives them back when there is no memory for it."""
+    waits = gfp & GFP_DIRECT_RECLAIM or not state.kernel.allows_nonblocking
+    end = address + size
+    if state.kasan.covers(address, end) and state.kasan.populate(address, end, waits) != 0:
+        state.allocator.give_back(address)
+        raise OutOfFrames(f"no page frames for the KASAN shadow of {size} bytes ({format_size(size)})")
+
+
+def allow_access(state, vm):
+    """What was asked for of an area may be touched from now on."""
+    if state.kasan.covers(vm.addr, vm.addr + vm.size):
+        state.kasan.allocated(vm.addr, vm.addr + vm.size, vm.requested_size)
+
+
+def forbid_access(state, vm):
+    """Nothing of an area may be touched any more: of its usable size, as in the kernel (section 9.3)."""
+    if state.kasan.covers(vm.addr, vm.addr + vm.size):
+        state.kasan.freed(vm.addr, vm.size_without_guard())
 
 
 def attempt(state, size, align, vstart, vend, try_pool):

@@ -39,6 +39,7 @@ cdef class VmallocState:
     cdef public uint64_t failures
     cdef public uint64_t huge_fallbacks
     cdef public object unlock_for
+    cdef readonly object kasan
 
     @cython.locals(row=uint32_t)
     cdef VmStruct find(self, uint64_t address)

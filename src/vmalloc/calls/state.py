@@ -24,10 +24,11 @@ allocation failure in ten seconds; there is no clock here, so all of them are ke
 from collections import deque
 
 from vmalloc.areas.address_space import AddressSpace
-from vmalloc.calls.validate import validate_areas
-from vmalloc.errors import BadContext
+from vmalloc.calls.validate import validate_areas, validate_shadow
+from vmalloc.errors import BadContext, OutOfFrames
 from vmalloc.flags import CONTEXT_NAMES, GFP_NOWARN, format_gfp
 from vmalloc.kernels import lazy_max_pages
+from vmalloc.units import format_range
 
 __all__ = ["LOG_LINES", "VmallocState"]
 
@@ -42,9 +43,10 @@ class VmallocState:
         kernel: a ``KernelProfile``.
         early: areas that exist before the allocator does, ascending ``(start, end)``.
         observer: told what the kernel would trace, as ``AddressSpace`` takes it.
+        kasan: a ``Kasan`` over the same machine; None for a kernel without.
     """
 
-    def __init__(self, machine, kernel, early=(), observer=None):
+    def __init__(self, machine, kernel, early=(), observer=None, kasan=None):
         info = machine.info
         self.machine = machine
         self.info = info
@@ -67,7 +69,9 @@ class VmallocState:
             early=early,
             observer=observer,
             flush=self.flush_hull,
+            release=None if kasan is None else kasan.purged,
         )
+        self.kasan = kasan
         self.allocator = self.space.allocator
         self.lazy_max = lazy_max_pages(info.cpus, self.page_size)
         self.areas = {}
@@ -87,6 +91,17 @@ class VmallocState:
         self.failures = 0
         self.huge_fallbacks = 0
         self.unlock_for = None
+
+        if kasan is not None:
+            for start, end in self.space.early:
+                self.populate_early(start, end)
+
+    def populate_early(self, start, end):
+        """Makes the shadow of an area that was there before the allocator; all of it may be touched."""
+        if self.kasan.covers(start, end):
+            if self.kasan.populate(start, end, True) != 0:
+                raise OutOfFrames(f"no frames for the shadow of the early area {format_range(start, end)}")
+            self.kasan.allocated(start, end, end - start)
 
     def flush_hull(self, start, end):
         """Flushes what a purge owes, before one of its addresses can be used again."""
@@ -144,3 +159,5 @@ class VmallocState:
         self.machine.validate()
         self.space.validate()
         validate_areas(self)
+        if self.kasan is not None:
+            validate_shadow(self)

@@ -23,7 +23,7 @@ from vmalloc.units import format_range
 if TYPE_CHECKING:
     from vmalloc.calls.state import VmallocState
 
-__all__ = ["validate_areas"]
+__all__ = ["validate_areas", "validate_shadow"]
 
 
 def validate_areas(state: VmallocState) -> None:
@@ -49,6 +49,43 @@ def validate_areas(state: VmallocState) -> None:
         for address in range(area.start, area.end, state.page_size):
             pfn = state.machine.translate(address)
             _expect(pfn < 0, f"{area}", f"frame {pfn:#x} mapped at {address:#x}")
+
+
+def validate_shadow(state: VmallocState) -> None:
+    """Checks KASAN's shadow against areas and memory (sections 9.3 and 9.4).
+
+    * the shadow pages that it says exist are mapped, and nothing else is in the shadow range, each frame once;
+    * every busy, lazy and pooled range that was made with shadow allows what its owner asked for, and nothing more.
+
+    Raises:
+        ValidationError: two of them contradict each other.
+    """
+    kasan = state.kasan
+    kasan.tracks.validate()
+    frames: dict[int, int] = {}
+    for page in kasan.present:
+        pfn = state.machine.translate(page << state.page_shift)
+        name = f"shadow page {page << state.page_shift:#x}"
+        _expect(pfn >= 0, name, "the page tables, which map nothing there")
+        _expect(frames.setdefault(pfn, page) == page, name, f"another one with the same frame {pfn:#x}")
+        _expect(not state.machine.why_not(pfn, 0), name, f"its frame {pfn:#x}: {state.machine.why_not(pfn, 0)}")
+    for area in [*state.space.busy(), *state.space.lazy(), *state.space.pooled()]:
+        if not kasan.covers(area.start, area.end):
+            continue
+        vm = state.areas.get(area.start) if area.state == "busy" else None
+        if area.state == "busy" and vm is None:
+            continue  # vm_map_ram and early memory: who has which part of it is not known here
+        whole = area.end - area.start
+        found = kasan.bytes_of(area.start, whole >> 3)
+        if vm is None:
+            released = all(cell is None or cell == 0xF8 for cell in found[: (whole - state.page_size) >> 3])
+            _expect(released, f"{area}", "shadow that allows something of it")
+        else:
+            size = 0 if vm.flags & VM_UNINITIALIZED else vm.requested_size
+            expected = kasan.expected(size, whole)
+            wrong = next((i for i, cell in enumerate(found) if cell != expected[i]), None)
+            told = "" if wrong is None else f"shadow byte {found[wrong]} of {vm.addr + (wrong << 3):#x}"
+            _expect(wrong is None, f"{vm!r} of {size} bytes", told)
 
 
 def _expect(holds: bool, first: str, second: str) -> None:

@@ -4,6 +4,7 @@ cimport cython
 
 from vmalloc.areas.allocator cimport Allocator
 from vmalloc.calls.area_pages cimport release_area_pages
+from vmalloc.calls.reserve cimport forbid_access
 from vmalloc.calls.state cimport VmallocState
 from vmalloc.calls.vm_struct cimport VM_FLUSH_RESET_PERMS, VM_MAP_PUT_PAGES, VmStruct
 

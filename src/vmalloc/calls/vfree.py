@@ -19,11 +19,13 @@ What a wrong address is answered with is an error, where the kernel warns and re
 
 import cython
 
+from vmalloc.calls.kasan_report import report_free
 from vmalloc.errors import BadAddress
 from vmalloc.units import format_address, format_range
 
 if not cython.compiled:
     from vmalloc.calls.area_pages import release_area_pages
+    from vmalloc.calls.reserve import forbid_access
     from vmalloc.flags import NMI, TASK, VM_FLUSH_RESET_PERMS, VM_MAP_PUT_PAGES
 
 __all__ = [
@@ -71,13 +73,20 @@ def find_area_to_free(state, address, call):
         if address & (state.page_size - 1):
             state.warn(f"Trying to {call}() bad address ({format_address(address)})")
             state.warn(f"Trying to {call}() nonexistent vm area ({format_address(address)})")
-            raise BadAddress(address, f"is not page aligned (pages of {state.page_size:#x} bytes)")
+            refuse_free(state, address, call, f"is not page aligned (pages of {state.page_size:#x} bytes)")
         vm = state.find(address)
         if vm is not None:
             expect_no_array(vm, address)
             return vm
     state.warn(f"Trying to {call}() nonexistent vm area ({format_address(address)})")
-    raise BadAddress(address, why_no_area(state, address))
+    refuse_free(state, address, call, why_no_area(state, address))
+
+
+def refuse_free(state, address, call, reason):
+    """Raises for an address that is not the caller's to free: BadAddress, with KASAN the BadFree among them."""
+    if state.kasan is not None:
+        report_free(state, address, call, reason)
+    raise BadAddress(address, reason)
 
 
 def expect_no_array(vm, address):
@@ -106,6 +115,8 @@ def remove_vm_area(state, address):
     """
     vm = state.areas[address]
     end = vm.addr + vm.size
+    if state.kasan is not None:
+        forbid_access(state, vm)
     state.machine.unmap(vm.addr, end)
     if state.debug_pagealloc:
         state.machine.flush(vm.addr, end)
@@ -152,12 +163,15 @@ def vfree_atomic(state, address, call="vfree_atomic"):
     vm = find_area_to_free(state, address, call)
     for waiting in state.deferred_frees:
         if vm in waiting:
-            raise BadAddress(address, f"is in the area {format_address(vm.addr)}, which waits to be freed already")
+            waits = f"is in the area {format_address(vm.addr)}, which waits to be freed already"
+            refuse_free(state, address, call, waits)
     cpu = state.machine.running.cpu
     pending = state.deferred_frees[cpu]
     link = pending[len(pending) - 1].addr if pending else 0
     state.machine.store(vm.addr, link.to_bytes(state.pointer_size, "little"))
     pending.append(vm)
+    if state.kasan is not None:
+        state.kasan.free_later(vm.addr)
     if len(pending) == 1:
         state.machine.defer(DeferredFrees(state, cpu), cpu)
 

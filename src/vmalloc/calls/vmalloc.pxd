@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cimport cython
 
 from vmalloc.calls.area_pages cimport release_area_pages, take_area_pages
-from vmalloc.calls.reserve cimport free_vm_area_unmapped, get_vm_area_node
+from vmalloc.calls.reserve cimport allow_access, get_vm_area_node
 from vmalloc.calls.state cimport VmallocState
 from vmalloc.calls.vfree cimport remove_vm_area
 from vmalloc.calls.vm_struct cimport VM_ALLOC, VM_ALLOW_HUGE_VMAP, VM_UNINITIALIZED, VmStruct

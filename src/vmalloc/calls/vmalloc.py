@@ -31,7 +31,7 @@ from vmalloc.units import format_size, is_power_of_two
 
 if not cython.compiled:
     from vmalloc.calls.area_pages import release_area_pages, take_area_pages
-    from vmalloc.calls.reserve import get_vm_area_node
+    from vmalloc.calls.reserve import allow_access, get_vm_area_node
     from vmalloc.calls.vfree import remove_vm_area
     from vmalloc.flags import (
         GFP_DIRECT_RECLAIM,
@@ -213,6 +213,8 @@ def build(state, size, align, shift, start, end, gfp, prot, vm_flags, node, call
         else:
             break
     vm.flags &= ~VM_UNINITIALIZED
+    if state.kasan is not None:
+        allow_access(state, vm)
     return vm
 
 

@@ -73,10 +73,10 @@ def vrealloc(
         if size <= old:
             if zero:
                 _zero(state, vm, size, old)
-            vm.requested_size = size
+            _resized(state, vm, size)
             return vm
         if kernel.keeps_requested_size and size <= vm.usable_size:
-            vm.requested_size = size
+            _resized(state, vm, size)
             return vm
     moved = vmalloc_node_range(
         state, size, align, state.vmalloc_start, state.vmalloc_end, gfp, PROT_READ | PROT_WRITE, 0,
@@ -85,6 +85,13 @@ def vrealloc(
     _copy(state, moved, vm, min(old, size))
     vfree(state, address)
     return moved
+
+
+def _resized(state: VmallocState, vm: Any, size: int) -> None:
+    """Another size in the same place; what KASAN allows follows it (section 9.5)."""
+    if state.kasan is not None and state.kasan.covers(vm.addr, vm.addr + vm.size):
+        state.kasan.resized(vm.addr, vm.requested_size, size)
+    vm.requested_size = size
 
 
 def _all_on(state: VmallocState, vm: VmStruct, node: int) -> bool:

@@ -52,6 +52,8 @@ class MachineInfo:
         has_dma32: whether there are frames above what a 32-bit device reaches.
         phys_end: where physical addresses end.
         direct_map_start, direct_map_end: where all frames, or the low ones, are always mapped.
+        kernel_start, kernel_end: addresses that are the kernel's.
+        kasan_shadow_offset: where KASAN's shadow begins (section 9.1); None where there is none.
     """
 
     name: str
@@ -72,6 +74,9 @@ class MachineInfo:
     phys_end: int
     direct_map_start: int
     direct_map_end: int
+    kernel_start: int
+    kernel_end: int
+    kasan_shadow_offset: int | None = None
 
 
 class Running:

@@ -13,13 +13,15 @@ from typing import Any
 from vmalloc.calls.early import EarlyAreas
 from vmalloc.errors import BadRequest
 from vmalloc.flags import CONTEXT_NAMES
+from vmalloc.kasan.kasan import Kasan
+from vmalloc.kasan.layout import shadow_range
 from vmalloc.kernels import profile
 from vmalloc.machine.simulated.arch import ARCHITECTURES, Arch
 from vmalloc.machine.simulated.machine import SimulatedMachine
 from vmalloc.machine.simulated.mempolicy import MemPolicy
 from vmalloc.machine.wrappers import FailingMachine
 from vmalloc.space.space import VmallocSpace
-from vmalloc.units import format_size, parse_size
+from vmalloc.units import align_up, format_size, parse_size
 
 __all__ = ["SimulatedSpace", "simulated"]
 
@@ -147,7 +149,7 @@ def simulated(
         cpus: number of CPUs.
         nodes: number of NUMA nodes; each has an equal part of the CPUs and of the memory.
         memory: in all, as bytes or text; or a list with the memory of each node.
-        kasan: check every access against shadow memory.
+        kasan: check every access against shadow memory (section 9); ``space.kasan`` is what checks.
         seed: of what is random (TLBs that replace at random).
         distances: between nodes, as a square table.
         early: areas that exist before the allocator does.
@@ -164,14 +166,26 @@ def simulated(
     (12288, '0xffffc90000000000')
     """
     found = _arch(arch)
-    if kasan:
-        raise BadRequest("KASAN is not modelled yet")
     version = profile(kernel)
+    if kasan and found.kasan_shadow_offset is None:
+        known = ", ".join(name for name, arch in ARCHITECTURES.items() if arch.kasan_shadow_offset is not None)
+        raise BadRequest(f"KASAN: no shadow offset is known for {found.name}; these have one: {known}")
     machine = SimulatedMachine(
         found, version, cpus=cpus, nodes=_frames_per_node(found, memory, nodes), distances=distances,
         missing=frozenset(missing), seed=seed, tlb=None if tlb is None else dict(tlb),
+        shared_ranges=[_shadow_range(found)] if kasan else (),
     )  # fmt: skip
-    return SimulatedSpace(FailingMachine(machine), version, early, observer)
+    failing = FailingMachine(machine)
+    checker = None
+    if kasan:
+        checker = Kasan(failing, in_bulk=version.shadow_in_bulk, release_merged=version.shadow_goes_with_neighbours)
+    return SimulatedSpace(failing, version, early, observer, checker)
+
+
+def _shadow_range(arch: Arch) -> tuple[int, int]:
+    """The shadow of an architecture's vmalloc range, in whole pages."""
+    end = align_up(arch.vmalloc_end, arch.page_size)
+    return shadow_range(arch.kasan_shadow_offset or 0, arch.vmalloc_start, end, arch.page_size)
 
 
 def _arch(arch: str | Arch) -> Arch:

@@ -25,6 +25,7 @@ cdef enum:
 cdef class VmallocSpace:
     cdef readonly Machine machine
     cdef readonly VmallocState state
+    cdef readonly object kasan
     cdef readonly object lock
     cdef object acquire
     cdef object unlock

@@ -18,7 +18,9 @@ from operator import index
 import cython
 
 from vmalloc.calls import access, early, frames, ioremap, kvmalloc, lookup, pcpu_areas, remap, vmap, vrealloc
+from vmalloc.calls.kasan_report import report_access
 from vmalloc.calls.state import VmallocState
+from vmalloc.calls.vfree import refuse_free
 from vmalloc.calls.vmalloc import checked_align, checked_gfp, fix_gfp
 from vmalloc.errors import BadAddress, BadRequest, BadSize, Fault, VmallocError
 from vmalloc.flags import (
@@ -66,16 +68,18 @@ class VmallocSpace:
         kernel: a ``KernelProfile``.
         early: ``EarlyAreas``, or ascending ``(start, end)``.
         observer: told what the kernel would trace: ``observer(event, **fields)``.
+        kasan: a ``Kasan`` over this machine, that every load and store is checked by; None for none.
 
     Attributes:
         machine: as given.
         state: what the calls work on.
     """
 
-    def __init__(self, machine, kernel, early_areas=(), observer=None):
+    def __init__(self, machine, kernel, early_areas=(), observer=None, kasan=None):
         ranges = early_areas.ranges if isinstance(early_areas, early.EarlyAreas) else early_areas
         self.machine = machine
-        self.state = VmallocState(machine, kernel, ranges, observer)
+        self.state = VmallocState(machine, kernel, ranges, observer, kasan)
+        self.kasan = kasan
         self.state.unlock_for = self.without_lock
         self.lock = threading.Lock()
         self.acquire = self.lock.acquire
@@ -335,7 +339,7 @@ class VmallocSpace:
         """The address that an area, or a number, names; raises BadAddress for an area that is gone."""
         if isinstance(area, Area):
             if not area.vm.live:
-                raise BadAddress(area.vm.addr, "this area was freed already")
+                refuse_free(self.state, area.vm.addr, "vfree", "this area was freed already")
             if area.space is not self:
                 raise BadAddress(area.vm.addr, "this area belongs to another space")
             return area.vm.addr
@@ -363,7 +367,7 @@ class VmallocSpace:
         self.enter()
         try:
             if not vm.live:
-                raise BadAddress(vm.addr, "this area was freed already")
+                refuse_free(self.state, vm.addr, "vfree", "this area was freed already")
             self.free_record(vm)
         finally:
             self.unlock()
@@ -693,12 +697,14 @@ class VmallocSpace:
         """Reads bytes as the running CPU does, through its TLB and the page tables.
 
         Raises:
-            Fault: of kind ``guard``, ``freed``, ``unmapped`` or ``stale_tlb``.
+            Fault: of kind ``guard``, ``freed``, ``unmapped`` or ``stale_tlb``; with KASAN ``kasan``, and a report.
         """
         self.look()
         try:
             if not cython.compiled and (size < 0 or not 0 <= address < 1 << 64):
                 raise OverflowError  # what passing it on raises where it is compiled
+            if self.kasan is not None and self.kasan.forbids(address, size):
+                report_access(self.state, address, size, "read")
             return self.machine.load(address, size)
         except Fault as fault:
             access.explain(self.state, fault)
@@ -713,6 +719,10 @@ class VmallocSpace:
         try:
             if not cython.compiled and not 0 <= address < 1 << 64:
                 raise OverflowError
+            if self.kasan is not None:
+                data = memoryview(data).cast("B")
+                if self.kasan.forbids(address, len(data)):
+                    report_access(self.state, address, len(data), "write")
             self.machine.store(address, data)
         except Fault as fault:
             access.explain(self.state, fault)

@@ -71,6 +71,7 @@ class SimulatedMachine(Machine):
         seed: of TLBs that replace at random.
         tlb: further arguments of ``make_tlbs``.
         fill: the byte that frames read as before something is stored.
+        shared_ranges: ``(start, end)`` whose page tables are kept current as those of the vmalloc range are.
 
     Raises:
         BadRequest: there can be no such machine.
@@ -88,6 +89,7 @@ class SimulatedMachine(Machine):
         seed=0,
         tlb=None,
         fill=FILL,
+        shared_ranges=(),
     ):
         if not 1 <= cpus <= 4096:
             raise BadRequest(f"{cpus} CPUs: between 1 and 4096")
@@ -107,7 +109,8 @@ class SimulatedMachine(Machine):
         self.allocator = frames.frames
         self.contents = frames.contents
         self.page_table = PageTables(
-            frames.frames, frames.contents, arch, kernel, 1 + cpus, frames.owner_number("page table"), missing
+            frames.frames, frames.contents, arch, kernel, 1 + cpus, frames.owner_number("page table"), missing,
+            shared_ranges,
         )
         self.tlbs = make_tlbs(arch, cpus, seed=seed, **(tlb or {}))
         self.mmu = Mmu(self.page_table, frames.contents, self.tlbs)
@@ -146,6 +149,9 @@ class SimulatedMachine(Machine):
             phys_end=1 << arch.phys_bits,
             direct_map_start=self.direct_start,
             direct_map_end=self.direct_end,
+            kernel_start=arch.kernel_start,
+            kernel_end=arch.kernel_end,
+            kasan_shadow_offset=arch.kasan_shadow_offset,
         )
 
     # -- page frames -----------------------------------------------------------------------------------------------
