@@ -156,3 +156,12 @@ def test_task_context_only(kernel: str, context: str) -> None:
         ):
             with refused(space, BadContext, f"in {context} context"):
                 call(*arguments)
+
+
+def test_a_window_is_among_the_addresses_of_the_kernel() -> None:
+    space = make()
+    for window in ((0x1000, 0x10000), (0x7FFF_FFFF_0000, 0xFFFF_C900_0000_0000)):
+        with refused(space, BadAddress, "not among the kernel's addresses"):
+            space.get_vm_area(4096, start=window[0], end=window[1])
+        with refused(space, BadAddress, "not among the kernel's addresses"):
+            space.vmalloc_node_range(4096, 1, *window)

@@ -62,6 +62,12 @@ def test_an_architecture_by_name_or_itself(arch: str) -> None:
 
 
 def test_what_there_cannot_be_says_so() -> None:
+    for setting, words in (
+        ({"seed": "x"}, "seed 'x': a whole number"), ({"tlb": {"ways": 1}}, "with sizes, policy"),
+        ({"missing": ("pse",)}, "missing 'pse': one of"), ({"memory": 1.5}, "memory 1.5: bytes, text"),
+    ):  # fmt: skip
+        with pytest.raises(BadRequest, match=words):
+            simulated(**setting)  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="no shadow offset is known for loongarch64; these have one: x86_64"):
         simulated("loongarch64", kasan=True)
     with pytest.raises(BadRequest, match="3 NUMA nodes, but the memory of 2"):

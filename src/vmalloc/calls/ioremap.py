@@ -17,7 +17,7 @@ from vmalloc.errors import BadAddress, BadRequest, BadSize, OutOfFrames
 from vmalloc.flags import GFP_KERNEL, PROT_EXEC, PROT_READ, PROT_SPECIAL, PROT_WRITE, TASK, VM_IOREMAP
 from vmalloc.units import format_range, format_size
 
-__all__ = ["get_vm_area", "ioremap", "ioremap_page_range", "iounmap"]
+__all__ = ["expect_window", "get_vm_area", "ioremap", "ioremap_page_range", "iounmap"]
 
 _EBUSY = 16
 
@@ -38,8 +38,7 @@ def get_vm_area(
     size = index(size)
     if size <= 0:
         raise BadSize(f"{size} bytes: an area has at least one byte")
-    if start % state.page_size or not 0 < start < end <= state.space.address_max:
-        raise BadAddress(start, f"no window ends at {end:#x} and begins there")
+    expect_window(state, start, end)
     if size > end - start:
         raise BadSize(f"{size} bytes ({format_size(size)}) do not fit in {format_range(start, end)}")
     if not 0 <= flags < 1 << 32:
@@ -47,6 +46,16 @@ def get_vm_area(
     return get_vm_area_node(
         state, size, 1, state.page_shift, flags, start, end, checked_node(state, node), GFP_KERNEL, caller
     )
+
+
+def expect_window(state: VmallocState, start: int, end: int) -> None:
+    """Raises BadAddress unless ``[start, end)`` begins at a page and is among the kernel's addresses."""
+    if start % state.page_size or not 0 < start < end <= state.space.address_max:
+        raise BadAddress(start, f"no window ends at {end:#x} and begins there")
+    first, last = state.info.kernel_start, state.info.kernel_end
+    if not first <= start < end <= last:
+        kernel = format_range(first, last)
+        raise BadAddress(start, f"window {format_range(start, end)} is not among the kernel's addresses, {kernel}")
 
 
 def ioremap(state: VmallocState, phys: int, size: int, caller: object, prot: int = PROT_READ | PROT_WRITE) -> VmStruct:

@@ -6,7 +6,7 @@ CPU 1, in a hard interrupt, free this" - and ends where it began.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from vmalloc.flags import CONTEXT_NAMES
 from vmalloc.kasan.kasan import Kasan
 from vmalloc.kasan.layout import shadow_range
 from vmalloc.kernels import profile
-from vmalloc.machine.simulated.arch import ARCHITECTURES, Arch
+from vmalloc.machine.simulated.arch import ARCHITECTURES, Arch, LeafNeed
 from vmalloc.machine.simulated.machine import SimulatedMachine
 from vmalloc.machine.simulated.mempolicy import MemPolicy
 from vmalloc.machine.wrappers import FailingMachine
@@ -139,7 +139,7 @@ def simulated(
     early: EarlyAreas | Iterable[tuple[int, int]] = (),
     observer: Callable[..., None] | None = None,
     tlb: Mapping[str, Any] | None = None,
-    missing: Iterable[Any] = (),
+    missing: Collection[LeafNeed] = (),
 ) -> SimulatedSpace:
     """Makes an allocator over a modelled computer.
 
@@ -167,6 +167,7 @@ def simulated(
     """
     found = _arch(arch)
     version = profile(kernel)
+    _check_settings(seed, tlb, missing)
     if kasan and found.kasan_shadow_offset is None:
         known = ", ".join(name for name, arch in ARCHITECTURES.items() if arch.kasan_shadow_offset is not None)
         raise BadRequest(f"KASAN: no shadow offset is known for {found.name}; these have one: {known}")
@@ -188,6 +189,17 @@ def _shadow_range(arch: Arch) -> tuple[int, int]:
     return shadow_range(arch.kasan_shadow_offset or 0, arch.vmalloc_start, end, arch.page_size)
 
 
+def _check_settings(seed: Any, tlb: Any, missing: Any) -> None:
+    """Raises BadRequest for settings of another kind than they have."""
+    if not isinstance(seed, int):
+        raise BadRequest(f"seed {seed!r}: a whole number")
+    if tlb is not None and (not isinstance(tlb, Mapping) or set(tlb) - {"sizes", "policy"}):
+        raise BadRequest(f"tlb {tlb!r}: a mapping with sizes, policy, or both")
+    wrong = [need for need in missing if not isinstance(need, LeafNeed)]
+    if wrong:
+        raise BadRequest(f"missing {wrong[0]!r}: one of {', '.join(str(need) for need in LeafNeed)}")
+
+
 def _arch(arch: str | Arch) -> Arch:
     if isinstance(arch, Arch):
         return arch
@@ -198,6 +210,8 @@ def _arch(arch: str | Arch) -> Arch:
 
 def _frames_per_node(arch: Arch, memory: str | int | Sequence[str | int], nodes: int) -> list[int]:
     """How many frames each node has."""
+    if not isinstance(memory, (str, int, Sequence)):
+        raise BadRequest(f"memory {memory!r}: bytes, text such as 4GiB, or a list of those, one for each node")
     if isinstance(memory, (str, int)):
         if nodes < 1:
             raise BadRequest(f"{nodes} NUMA nodes: at least one")

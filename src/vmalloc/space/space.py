@@ -250,8 +250,7 @@ class VmallocSpace:
         state = self.state
         if caller is None:
             caller = caller_of(2)
-        if start % state.page_size or not 0 < start < end <= state.space.address_max:
-            raise BadAddress(start, f"no window ends at {end:#x} and begins there")
+        ioremap.expect_window(state, start, end)
         gfp, align = checked_gfp(gfp), checked_align(align)
         if not 0 <= vm_flags < 1 << 32:
             raise BadRequest(f"flags {vm_flags:#x}: they have 32 bits")

@@ -479,7 +479,9 @@ class SimulatedMachine(Machine):
     # -- looking ---------------------------------------------------------------------------------------------------
 
     def tlb(self, cpu):
-        """The TLB of a CPU."""
+        """The TLB of a CPU. Raises BadRequest where there is no such CPU."""
+        if not 0 <= cpu < self.nr_cpus:
+            raise BadRequest(f"CPU {cpu} of a machine whose CPUs are 0 to {self.nr_cpus - 1}")
         return self.tlbs[cpu]
 
     def context_switch(self, process):
