@@ -27,7 +27,7 @@ from vmalloc.areas.address_space import AddressSpace
 from vmalloc.calls.validate import validate_areas
 from vmalloc.errors import BadContext
 from vmalloc.flags import CONTEXT_NAMES, GFP_NOWARN, format_gfp
-from vmalloc.kernels import lazy_max_pages
+from vmalloc.policy import Policy
 
 __all__ = ["LOG_LINES", "VmallocState"]
 
@@ -42,14 +42,16 @@ class VmallocState:
         kernel: a ``KernelProfile``.
         early: areas that exist before the allocator does, ascending ``(start, end)``.
         observer: told what the kernel would trace, as ``AddressSpace`` takes it.
+        policy: rules that differ from the kernel's (``policy.Policy``), or None.
     """
 
-    def __init__(self, machine, kernel, early=(), observer=None):
+    def __init__(self, machine, kernel, early=(), observer=None, policy=None):
         info = machine.info
         self.machine = machine
         self.info = info
         self.kernel = kernel
         self.observer = observer
+        self.policy = Policy() if policy is None else policy
         self.page_shift = info.page_shift
         self.page_size = 1 << info.page_shift
         self.pointer_size = info.word_bits // 8
@@ -67,9 +69,10 @@ class VmallocState:
             early=early,
             observer=observer,
             flush=self.flush_hull,
+            policy=self.policy,
         )
         self.allocator = self.space.allocator
-        self.lazy_max = lazy_max_pages(info.cpus, self.page_size)
+        self.lazy_max = self.policy.threshold(info.cpus, self.page_size)
         self.areas = {}
         self.contiguous = {}
         self.nr_vmalloc_pages = 0
@@ -77,8 +80,9 @@ class VmallocState:
         self.deferred_frees = [[] for _ in range(info.cpus)]
         self.failed_areas = []
         self.user_mappings = []
-        self.huge_vmalloc = True
-        self.huge_ioremap = True
+        self.huge_vmalloc = self.policy.huge
+        self.huge_ioremap = self.policy.huge
+        self.guard_size = self.page_size if self.policy.guard else 0
         self.init_on_alloc = False
         self.debug_pagealloc = False
         self.comm = "python"

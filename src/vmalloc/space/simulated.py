@@ -18,6 +18,7 @@ from vmalloc.machine.simulated.arch import ARCHITECTURES, Arch
 from vmalloc.machine.simulated.machine import SimulatedMachine
 from vmalloc.machine.simulated.mempolicy import MemPolicy
 from vmalloc.machine.wrappers import FailingMachine
+from vmalloc.policy import Policy, policy_of
 from vmalloc.space.space import VmallocSpace
 from vmalloc.units import format_size, parse_size
 
@@ -96,6 +97,14 @@ class SimulatedSpace(VmallocSpace):
             copied: int = self.machine.context_switch(process)
         return copied
 
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The rules this space works by; ``policy.describe()`` tells where they are not the kernel's."""
+        policy: Policy = self.state.policy
+        return policy
+
     # -- access ----------------------------------------------------------------------------------------------------
 
     def access(self, addresses: Any, *, write: bool = False, cpu: int | None = None) -> Any:
@@ -138,6 +147,7 @@ def simulated(
     observer: Callable[..., None] | None = None,
     tlb: Mapping[str, Any] | None = None,
     missing: Iterable[Any] = (),
+    policy: Policy | Mapping[str, object] | Iterable[str] | None = None,
 ) -> SimulatedSpace:
     """Makes an allocator over a modelled computer.
 
@@ -154,6 +164,7 @@ def simulated(
         observer: told what the kernel would trace: ``observer(event, **fields)``.
         tlb: ``sizes`` and ``policy`` of the TLBs.
         missing: ``LeafNeed`` that the CPUs do not have.
+        policy: rules that differ from the kernel's: a ``Policy``, a mapping, or texts such as ``"fit=lowest"``.
 
     Raises:
         BadRequest: there can be no such machine. ValueError: an unknown kernel version, or no size.
@@ -167,11 +178,12 @@ def simulated(
     if kasan:
         raise BadRequest("KASAN is not modelled yet")
     version = profile(kernel)
+    rules = policy_of(policy)
     machine = SimulatedMachine(
         found, version, cpus=cpus, nodes=_frames_per_node(found, memory, nodes), distances=distances,
         missing=frozenset(missing), seed=seed, tlb=None if tlb is None else dict(tlb),
     )  # fmt: skip
-    return SimulatedSpace(FailingMachine(machine), version, early, observer)
+    return SimulatedSpace(FailingMachine(machine), version, early, observer, rules)
 
 
 def _arch(arch: str | Arch) -> Arch:

@@ -66,16 +66,17 @@ class VmallocSpace:
         kernel: a ``KernelProfile``.
         early: ``EarlyAreas``, or ascending ``(start, end)``.
         observer: told what the kernel would trace: ``observer(event, **fields)``.
+        policy: rules that differ from the kernel's (``policy.Policy``), or None.
 
     Attributes:
         machine: as given.
         state: what the calls work on.
     """
 
-    def __init__(self, machine, kernel, early_areas=(), observer=None):
+    def __init__(self, machine, kernel, early_areas=(), observer=None, policy=None):
         ranges = early_areas.ranges if isinstance(early_areas, early.EarlyAreas) else early_areas
         self.machine = machine
-        self.state = VmallocState(machine, kernel, ranges, observer)
+        self.state = VmallocState(machine, kernel, ranges, observer, policy)
         self.state.unlock_for = self.without_lock
         self.lock = threading.Lock()
         self.acquire = self.lock.acquire
