@@ -40,6 +40,7 @@ FLOORS = {
     "flags": GROUND,
     "errors": GROUND,
     "kernels": GROUND,
+    "policy": GROUND,
     "_build": GROUND,
 }
 MAY_IMPORT_THE_FACE = {"__main__", "cli"}

@@ -45,6 +45,7 @@ __all__ = [
     "OutOfAddresses",
     "OutOfFrames",
     "Pages",
+    "Policy",
     "TraceError",
     "UserMapping",
     "ValidationError",
@@ -60,6 +61,7 @@ _LAZY = {
     "Area": "vmalloc.space.area",
     "EarlyAreas": "vmalloc.calls.early",
     "Pages": "vmalloc.pages",
+    "Policy": "vmalloc.policy",
     "UserMapping": "vmalloc.calls.remap",
     "VmallocSpace": "vmalloc.space.space",
     "simulated": "vmalloc.space.simulated",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from vmalloc.calls.early import EarlyAreas
     from vmalloc.calls.remap import UserMapping
     from vmalloc.pages import Pages
+    from vmalloc.policy import Policy
     from vmalloc.space.area import Area
     from vmalloc.space.simulated import simulated
     from vmalloc.space.space import VmallocSpace

@@ -42,6 +42,7 @@ from vmalloc.areas.states import (
 from vmalloc.areas.validate import validate_allocator
 from vmalloc.errors import BadAddress, BadRequest, BadSize, OutOfAddresses
 from vmalloc.kernels import KernelProfile
+from vmalloc.policy import Policy
 from vmalloc.units import format_range, is_power_of_two
 
 __all__ = ["AddressSpace", "Observer", "Purged", "VmapArea"]
@@ -122,6 +123,7 @@ class AddressSpace:
         flush: called with each hull ``(start, end)`` that a purge owes a TLB flush.
         release: called once per node with the ranges that a purge takes from it, and with the free region that is known
             around each: itself, or up to 6.8, where the ranges are free by then, the free block it is in (section 9.4).
+        policy: rules that differ from the kernel's (``policy.Policy``); guard pages and huge mappings are not ours.
 
     Raises:
         BadAddress: a bound is misaligned or outside the machine's addresses, or early areas overlap or are unsorted.
@@ -147,12 +149,14 @@ class AddressSpace:
         observer: Observer | None = None,
         flush: Callable[[int, int], None] | None = None,
         release: Release | None = None,
+        policy: Policy | None = None,
     ) -> None:
         if word_bits not in (32, 64) or not is_power_of_two(page_size) or page_size > 1 << 20:
             raise BadRequest(f"no machine has {word_bits}-bit words with pages of {page_size} bytes")
         if cpus < 1:
             raise BadRequest(f"a machine has at least one CPU, got {cpus}")
         self.kernel = kernels.profile(kernel) if isinstance(kernel, str) else kernel
+        self.policy = Policy() if policy is None else policy
         self.page_size = page_size
         self.address_max = (1 << word_bits) - 1
         self.cpus = cpus
@@ -173,12 +177,15 @@ class AddressSpace:
         self.allocator = Allocator(
             vmalloc_start,
             vmalloc_end,
-            kernels.nr_vmap_nodes(self.kernel, cpus, word_bits=word_bits),
+            self.policy.nr_nodes(self.kernel, cpus, word_bits=word_bits),
             page_size.bit_length() - 1,
             self.kernel.merges_lazy,
-            self.kernel.small_pools_drain,
+            self.kernel.small_pools_drain and self.policy.decay_is_kernels,
             self.kernel.returns_ascending,
             self.kernel.walk_step,
+            self.policy.lowest_fit,
+            self.policy.decay_divisor,
+            self.policy.pools,
         )
         self._build(areas)
 
@@ -334,7 +341,7 @@ class AddressSpace:
     @property
     def lazy_max_pages(self) -> int:
         """The threshold in pages: more lazy ones than this make drain work pending (section 4.3)."""
-        return kernels.lazy_max_pages(self._online_cpus, self.page_size)
+        return self.policy.threshold(self._online_cpus, self.page_size)
 
     @property
     def nr_lazy(self) -> int:

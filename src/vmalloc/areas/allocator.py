@@ -32,6 +32,7 @@ class Allocator:
         nr_nodes: vmap nodes.
         page_shift: log2 of the base page.
         merges_lazy, small_pools_drain, returns_ascending, walk_step: see ``kernels.KernelProfile``.
+        lowest_fit, decay_divisor, populates: see ``policy.Policy``; by default the kernel's rules.
     """
 
     def __init__(
@@ -44,11 +45,16 @@ class Allocator:
         small_pools_drain,
         returns_ascending,
         walk_step,
+        lowest_fit=False,
+        decay_divisor=4,
+        populates=True,
     ):
         self.rows = AreaRows()
-        self.free = FreeTree(self.rows, 1 << page_shift)
+        self.free = FreeTree(self.rows, 1 << page_shift, lowest_fit)
         self.nodes = VmapNodes(self.rows, nr_nodes, page_shift, merges_lazy, walk_step)
-        self.purge = Purge(self.rows, self.free, self.nodes, small_pools_drain, returns_ascending)
+        self.purge = Purge(
+            self.rows, self.free, self.nodes, small_pools_drain, returns_ascending, decay_divisor, populates
+        )
         self.vmalloc_start = vmalloc_start
         self.vmalloc_end = vmalloc_end
         self.page_shift = page_shift

@@ -24,6 +24,10 @@ cdef class FreeTree(RbTree):
     cdef uint64_t warm_start[16]
     cdef uint32_t warm_node[16]
     cdef readonly uint64_t page_size
+    cdef readonly bint lowest_fit
+    cdef readonly uint64_t visits             # nodes looked at by all searches
+    cdef readonly uint64_t aligned_searches   # those for an alignment above a page,
+    cdef readonly uint64_t aligned_visits     #   and the nodes they looked at
     cdef uint32_t chosen         # block of the last choose(), or NIL
     cdef uint32_t gap_parent     # answers of locate()
     cdef bint gap_left
@@ -35,8 +39,20 @@ cdef class FreeTree(RbTree):
 
     cdef uint64_t candidate(self, uint32_t n, uint64_t vstart, uint64_t align) noexcept nogil
 
-    @cython.locals(row="vmap_area*", n=uint32_t, want=uint64_t, steer=uint64_t)
+    @cython.locals(row="vmap_area*", n=uint32_t, want=uint64_t, steer=uint64_t, visits=uint64_t)
     cdef uint32_t search(self, uint64_t size, uint64_t align, uint64_t vstart, bint adjust) noexcept nogil
+
+    @cython.locals(n=uint32_t, before=uint64_t)
+    cdef uint32_t search_aligned(self, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend) noexcept nogil
+
+    @cython.locals(row="vmap_area*", n=uint32_t, p=uint32_t, rising=bint)
+    cdef uint32_t search_lowest(self, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend) noexcept nogil
+
+    @cython.locals(row="vmap_area*", n=uint32_t, m=uint32_t, found=uint64_t)
+    cdef uint64_t largest_within(self, uint64_t low, uint64_t high) noexcept nogil
+
+    @cython.locals(start=uint64_t, end=uint64_t)
+    cdef uint64_t piece(self, uint32_t n, uint64_t low, uint64_t high) noexcept nogil
 
     @cython.locals(n=uint32_t, start=uint64_t)
     cdef uint64_t choose(self, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend) noexcept nogil

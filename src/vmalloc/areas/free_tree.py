@@ -9,7 +9,7 @@ What a reader has to know before changing anything here:
 * For ``align <= page`` the search is exact: the lowest block that fits.  For larger alignments it looks for
   ``size + align - 1`` bytes, prunes by the maxima, and so **depends on the shape of the tree**; it need not return the
   lowest fit, and may fail although a block fits.  That is the kernel's behaviour, and recorded addresses can be met
-  only by keeping it.
+  only by keeping it.  ``lowest_fit`` asks for the other thing (``search_lowest``): always the lowest address.
 * The record of a block keeps its place when the block shrinks or grows.  In a split in the middle the old record
   becomes the *right* part and a new record the left one; in a merge on both sides the *lower* record survives.
 * The free space is not limited to the vmalloc range: it starts as ``[1, 2**64 - 1)`` (1.5), and the low block and the
@@ -40,11 +40,14 @@ class FreeTree(RbTree):
     Args:
         rows: the table the blocks are rows of.
         page_size: base page in bytes; alignments above it widen the search.
+        lowest_fit: whether those take the lowest address that fits, instead of the kernel's choice.
     """
 
-    def __init__(self, rows, page_size):
+    def __init__(self, rows, page_size, lowest_fit=False):
         RbTree.__init__(self, rows)
         self.page_size = page_size
+        self.lowest_fit = lowest_fit
+        self.visits = self.aligned_searches = self.aligned_visits = 0
         self.gap_parent = self.gap_previous = self.gap_next = NIL
         self.gap_left = False
         self.chosen = NIL
@@ -73,13 +76,15 @@ class FreeTree(RbTree):
         if adjust:
             want = size + (align - 1) if size <= ADDRESS_MAX - (align - 1) else ADDRESS_MAX
         steer = vstart
+        visits = 0
         n = self.root
         while n != NIL:
+            visits += 1
             if row[n].left_max >= want and steer < row[n].va_start:
                 n = row[n].rb_left
                 continue
             if self.fits(n, steer, size, align):
-                return n
+                break
             if row[n].right_max >= want:
                 n = row[n].rb_right
                 continue
@@ -87,14 +92,97 @@ class FreeTree(RbTree):
             # only, the address finally used starts from the caller's vstart again.
             n = row[n].rb_parent
             while n != NIL:
+                visits += 1
                 if self.fits(n, steer, size, align):
+                    self.visits += visits
                     return n
                 if row[n].right_max >= want and steer <= row[n].va_start:
                     steer = row[n].va_start + 1
                     n = row[n].rb_right
                     break
                 n = row[n].rb_parent
+        self.visits += visits
+        return n
+
+    def search_aligned(self, size, align, vstart, vend):
+        """The search for an alignment above a page, by the kernel's rule or for the lowest address; its cost is noted.
+
+        ``aligned_searches`` and ``aligned_visits``: such searches, and nodes they looked at.
+        """
+        before = self.visits
+        if self.lowest_fit:
+            n = self.search_lowest(size, align, vstart, vend)
+        else:
+            n = self.search(size, align, vstart, True)
+        self.aligned_searches += 1
+        self.aligned_visits += self.visits - before
+        return n
+
+    def search_lowest(self, size, align, vstart, vend):
+        """The block with the lowest address at which ``size`` aligned bytes fit, or ``NIL``.
+
+        An in-order walk that enters no subtree whose largest block is too small, none below ``vstart``, and stops at
+        ``vend``. What it looks at in vain are blocks that are large enough and lie wrongly.
+        """
+        row = self.rows.row
+        n = self.root
+        rising = False
+        while n != NIL:
+            self.visits += 1
+            if not rising and row[n].left_max >= size and vstart < row[n].va_start:
+                n = row[n].rb_left
+                continue
+            if row[n].va_start >= vend:
+                return NIL
+            if self.fits(n, vstart, size, align):
+                return n
+            if row[n].right_max >= size:
+                n = row[n].rb_right
+                rising = False
+                continue
+            p = row[n].rb_parent
+            while p != NIL and row[p].rb_right == n:
+                self.visits += 1
+                n = p
+                p = row[n].rb_parent
+            n = p
+            rising = True
         return NIL
+
+    def largest_within(self, low, high):
+        """Bytes of the largest piece of a free block that lies in ``[low, high)``: two walks down the edges."""
+        row = self.rows.row
+        n = self.root
+        while n != NIL and (row[n].va_end <= low or row[n].va_start >= high):
+            n = row[n].rb_right if row[n].va_end <= low else row[n].rb_left
+        if n == NIL:
+            return 0
+        found = self.piece(n, low, high)
+        m = row[n].rb_left
+        while m != NIL:
+            if row[m].va_end > low:
+                found = max(found, self.piece(m, low, high), row[m].right_max)
+                m = row[m].rb_left
+            else:
+                m = row[m].rb_right
+        m = row[n].rb_right
+        while m != NIL:
+            if row[m].va_start < high:
+                found = max(found, self.piece(m, low, high), row[m].left_max)
+                m = row[m].rb_right
+            else:
+                m = row[m].rb_left
+        return found
+
+    def piece(self, n, low, high):
+        """Bytes of block ``n`` that lie in ``[low, high)``; the two must meet."""
+        start = self.rows.row[n].va_start
+        end = self.rows.row[n].va_end
+        if start < low:
+            start = low
+        if end > high:
+            end = high
+        return end - start
 
     def choose(self, size, align, vstart, vend):
         """The address the kernel's ``va_alloc`` would take (section 1.8), or an error value; nothing is taken.
@@ -102,7 +190,10 @@ class FreeTree(RbTree):
         ``-ENOENT`` no block; ``-ERANGE`` the block found ends beyond ``vend`` (no second one is tried). The block is
         noted in ``chosen``.
         """
-        n = self.search(size, align, vstart, align > self.page_size and vend - vstart != size)
+        if align > self.page_size and vend - vstart != size:
+            n = self.search_aligned(size, align, vstart, vend)
+        else:
+            n = self.search(size, align, vstart, False)
         self.chosen = n
         if n == NIL:
             return ADDRESS_MAX - ENOENT + 1
@@ -326,3 +417,7 @@ class FreeTree(RbTree):
     def largest(self):
         """Size of the largest free block in bytes."""
         return self.largest_below(self.root)
+
+    def largest_in(self, low, high):
+        """``largest_within`` for Python callers."""
+        return self.largest_within(low, high)

@@ -15,6 +15,8 @@ cdef class Purge:
     cdef readonly VmapNodes nodes
     cdef readonly bint small_pools_drain
     cdef readonly bint returns_ascending
+    cdef readonly uint32_t decay_divisor
+    cdef readonly bint populates
     cdef uint32_t* pending           # per node: purge list not yet processed
     cdef uint32_t* returning         # per node: processed, not poolable, head first
     cdef readonly bint skip_populate

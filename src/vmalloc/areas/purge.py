@@ -17,7 +17,8 @@ areas that return to the free tree do so in *descending* order, because they wer
 no nodes: ascending); decayed entries are merged with each other first and return in ascending order.
 
 The rule for partial decay is a profile value: ``len >> 2`` entries, and up to 6.12 all of a pool with fewer than four
-(a counter underflow, ``small_pools_drain``).
+(a counter underflow, ``small_pools_drain``).  A policy may ask for another part (``decay_divisor``: one in so many, 0
+none), or for no pools at all (``populates``).
 
 Invariant: between ``begin`` and the last ``finish`` a row is in exactly one of pool, purge list, put-aside list, free
 tree; ``nodes.nr_lazy`` counts the pages not yet processed.
@@ -39,13 +40,15 @@ __all__ = ["Purge"]
 class Purge:
     """The purge of one allocator: its running state and its steps."""
 
-    def __cinit__(self, rows, free, nodes, small_pools_drain, returns_ascending):
+    def __cinit__(self, rows, free, nodes, small_pools_drain, returns_ascending, decay_divisor=4, populates=True):
         self.rows = rows
         self.free = free
         self.nodes = nodes
         self.scratch = FreeTree(rows, free.page_size)
         self.small_pools_drain = small_pools_drain
         self.returns_ascending = returns_ascending
+        self.decay_divisor = decay_divisor
+        self.populates = populates
         if cython.compiled:
             self.pending = cython.cast(cython.p_uint, calloc(nodes.nr_nodes, cython.sizeof(cython.uint)))
             self.returning = cython.cast(cython.p_uint, calloc(nodes.nr_nodes, cython.sizeof(cython.uint)))
@@ -73,14 +76,16 @@ class Purge:
         self.start = start
         self.end = end
         self.count = 0
-        self.skip_populate = full
+        self.skip_populate = full or not self.populates
 
     def decay_amount(self, c, full):
         """How many entries a decay takes from the head of pool ``c``."""
         length = self.nodes.pools.pool[c].length
         if full:
             return length
-        amount = length >> 2
+        if self.decay_divisor == 0:
+            return 0
+        amount = length // self.decay_divisor
         if amount == 0 and self.small_pools_drain:
             return length
         return amount

@@ -13,7 +13,7 @@ cdef enum:
     TASK = 0
     GFP_DIRECT_RECLAIM = 0x400
 
-@cython.locals(requested=uint64_t, unit=uint64_t, vm=VmStruct)
+@cython.locals(requested=uint64_t, unit=uint64_t, guard_size=uint64_t, vm=VmStruct)
 cpdef VmStruct get_vm_area_node(VmallocState state, uint64_t size, uint64_t align, uint32_t shift, uint32_t flags,
                                 uint64_t start, uint64_t end, int node, uint32_t gfp, object caller)
 

@@ -9,7 +9,8 @@ the records, the guard page, the trace event after every attempt, and what happe
 
 A caller that must not wait gets one attempt.
 
-The guard page belongs to the area and lies **behind** it, never mapped.
+The guard page belongs to the area and lies **behind** it, never mapped.  Under a policy without guard pages there is
+none, but ``VM_NO_GUARD`` is not set: that flag means that the caller did not want one, and sparse areas refuse it.
 """
 
 import cython
@@ -60,9 +61,9 @@ def get_vm_area_node(state, size, align, shift, flags, start, end, node, gfp, ca
         align = align_of_ioremap(size, state.page_shift, state.info.ioremap_max_order)
     if not state.machine.slab("vm_struct"):
         raise OutOfFrames("no memory for a vm_struct")
-    vm = VmStruct(size, flags, 0 if flags & VM_NO_GUARD else state.page_size)
-    if not flags & VM_NO_GUARD:
-        vm.size += state.page_size
+    guard_size = 0 if flags & VM_NO_GUARD else state.guard_size
+    vm = VmStruct(size, flags, guard_size)
+    vm.size += guard_size
     vm.caller = caller
     vm.requested_size = requested
     vm.node = node

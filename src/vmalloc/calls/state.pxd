@@ -11,6 +11,7 @@ cdef class VmallocState:
     cdef readonly Machine machine
     cdef readonly object info
     cdef readonly object kernel
+    cdef readonly object policy
     cdef public object observer
     cdef readonly uint32_t page_shift
     cdef readonly uint64_t page_size
@@ -31,6 +32,7 @@ cdef class VmallocState:
     cdef readonly list user_mappings
     cdef public bint huge_vmalloc
     cdef public bint huge_ioremap
+    cdef readonly uint64_t guard_size   # bytes behind an area that asks for a guard page
     cdef public bint init_on_alloc
     cdef public bint debug_pagealloc
     cdef public str comm

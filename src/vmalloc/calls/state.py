@@ -27,7 +27,7 @@ from vmalloc.areas.address_space import AddressSpace
 from vmalloc.calls.validate import validate_areas, validate_shadow
 from vmalloc.errors import BadContext, OutOfFrames
 from vmalloc.flags import CONTEXT_NAMES, GFP_NOWARN, format_gfp
-from vmalloc.kernels import lazy_max_pages
+from vmalloc.policy import Policy
 from vmalloc.units import format_range
 
 __all__ = ["LOG_LINES", "VmallocState"]
@@ -44,14 +44,16 @@ class VmallocState:
         early: areas that exist before the allocator does, ascending ``(start, end)``.
         observer: told what the kernel would trace, as ``AddressSpace`` takes it.
         kasan: a ``Kasan`` over the same machine; None for a kernel without.
+        policy: rules that differ from the kernel's (``policy.Policy``), or None.
     """
 
-    def __init__(self, machine, kernel, early=(), observer=None, kasan=None):
+    def __init__(self, machine, kernel, early=(), observer=None, kasan=None, policy=None):
         info = machine.info
         self.machine = machine
         self.info = info
         self.kernel = kernel
         self.observer = observer
+        self.policy = Policy() if policy is None else policy
         self.page_shift = info.page_shift
         self.page_size = 1 << info.page_shift
         self.pointer_size = info.word_bits // 8
@@ -70,10 +72,11 @@ class VmallocState:
             observer=observer,
             flush=self.flush_hull,
             release=None if kasan is None else kasan.purged,
+            policy=self.policy,
         )
         self.kasan = kasan
         self.allocator = self.space.allocator
-        self.lazy_max = lazy_max_pages(info.cpus, self.page_size)
+        self.lazy_max = self.policy.threshold(info.cpus, self.page_size)
         self.areas = {}
         self.contiguous = {}
         self.nr_vmalloc_pages = 0
@@ -81,8 +84,9 @@ class VmallocState:
         self.deferred_frees = [[] for _ in range(info.cpus)]
         self.failed_areas = []
         self.user_mappings = []
-        self.huge_vmalloc = True
-        self.huge_ioremap = True
+        self.huge_vmalloc = self.policy.huge
+        self.huge_ioremap = self.policy.huge
+        self.guard_size = self.page_size if self.policy.guard else 0
         self.init_on_alloc = False
         self.debug_pagealloc = False
         self.comm = "python"

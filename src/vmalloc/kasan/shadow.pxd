@@ -14,7 +14,7 @@ cdef enum:
     PROT_RW = 3
 
 cdef enum:
-    ADDRESS_MAX = 0xFFFFFFFFFFFFFFFFULL
+    ADDRESS_MAX = 0xFFFFFFFFFFFFFFFF
 
 cdef class Shadow:
     cdef readonly Machine machine

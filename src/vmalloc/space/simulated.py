@@ -20,6 +20,7 @@ from vmalloc.machine.simulated.arch import ARCHITECTURES, Arch, LeafNeed
 from vmalloc.machine.simulated.machine import SimulatedMachine
 from vmalloc.machine.simulated.mempolicy import MemPolicy
 from vmalloc.machine.wrappers import FailingMachine
+from vmalloc.policy import Policy, policy_of
 from vmalloc.space.space import VmallocSpace
 from vmalloc.units import align_up, format_size, parse_size
 
@@ -98,6 +99,14 @@ class SimulatedSpace(VmallocSpace):
             copied: int = self.machine.context_switch(process)
         return copied
 
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The rules this space works by; ``policy.describe()`` tells where they are not the kernel's."""
+        policy: Policy = self.state.policy
+        return policy
+
     # -- access ----------------------------------------------------------------------------------------------------
 
     def access(self, addresses: Any, *, write: bool = False, cpu: int | None = None) -> Any:
@@ -140,6 +149,7 @@ def simulated(
     observer: Callable[..., None] | None = None,
     tlb: Mapping[str, Any] | None = None,
     missing: Collection[LeafNeed] = (),
+    policy: Policy | Mapping[str, object] | Iterable[str] | None = None,
 ) -> SimulatedSpace:
     """Makes an allocator over a modelled computer.
 
@@ -156,6 +166,7 @@ def simulated(
         observer: told what the kernel would trace: ``observer(event, **fields)``.
         tlb: ``sizes`` and ``policy`` of the TLBs.
         missing: ``LeafNeed`` that the CPUs do not have.
+        policy: rules that differ from the kernel's: a ``Policy``, a mapping, or texts such as ``"fit=lowest"``.
 
     Raises:
         BadRequest: there can be no such machine. ValueError: an unknown kernel version, or no size.
@@ -171,6 +182,7 @@ def simulated(
     if kasan and found.kasan_shadow_offset is None:
         known = ", ".join(name for name, arch in ARCHITECTURES.items() if arch.kasan_shadow_offset is not None)
         raise BadRequest(f"KASAN: no shadow offset is known for {found.name}; these have one: {known}")
+    rules = policy_of(policy)
     machine = SimulatedMachine(
         found, version, cpus=cpus, nodes=_frames_per_node(found, memory, nodes), distances=distances,
         missing=frozenset(missing), seed=seed, tlb=None if tlb is None else dict(tlb),
@@ -180,7 +192,7 @@ def simulated(
     checker = None
     if kasan:
         checker = Kasan(failing, in_bulk=version.shadow_in_bulk, release_merged=version.shadow_goes_with_neighbours)
-    return SimulatedSpace(failing, version, early, observer, checker)
+    return SimulatedSpace(failing, version, early, observer, checker, rules)
 
 
 def _shadow_range(arch: Arch) -> tuple[int, int]:

@@ -69,17 +69,18 @@ class VmallocSpace:
         early: ``EarlyAreas``, or ascending ``(start, end)``.
         observer: told what the kernel would trace: ``observer(event, **fields)``.
         kasan: a ``Kasan`` over this machine, that every load and store is checked by; None for none.
+        policy: rules that differ from the kernel's (``policy.Policy``), or None.
 
     Attributes:
         machine: as given.
         state: what the calls work on.
     """
 
-    def __init__(self, machine, kernel, early_areas=(), observer=None, kasan=None):
+    def __init__(self, machine, kernel, early_areas=(), observer=None, kasan=None, policy=None):
         ranges = early_areas.ranges if isinstance(early_areas, early.EarlyAreas) else early_areas
         self.machine = machine
-        self.state = VmallocState(machine, kernel, ranges, observer, kasan)
         self.kasan = kasan
+        self.state = VmallocState(machine, kernel, ranges, observer, kasan, policy)
         self.state.unlock_for = self.without_lock
         self.lock = threading.Lock()
         self.acquire = self.lock.acquire
