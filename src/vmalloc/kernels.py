@@ -40,6 +40,8 @@ class KernelProfile:
         vread_fills_holes: reading where there is no area at all gives zeros, not nothing (6.12; section 2.9).
         kvmalloc_reclaims: ``kvmalloc`` tries hard for contiguous memory first: only ``__GFP_NORETRY`` (up to 6.16).
         aliases_purge_all: ``vm_unmap_aliases`` gives back every fragmented block first (6.1; section 4.9).
+        blocks_by_slot: ``vm_map_ram`` blocks are indexed per CPU slot (6.5), else all together (section 5.3).
+        keeps_used_map: ranges of ``vm_map_ram`` are marked, and readers know which of their pages are mapped (6.4).
     """
 
     name: str
@@ -62,6 +64,8 @@ class KernelProfile:
     vread_fills_holes: bool
     kvmalloc_reclaims: bool
     aliases_purge_all: bool
+    blocks_by_slot: bool
+    keeps_used_map: bool
 
 
 _OLD_MESSAGE = "vmap allocation for size {size} failed: use vmalloc=<size> to increase size"
@@ -89,6 +93,8 @@ PROFILES = {
         vread_fills_holes=False,
         kvmalloc_reclaims=True,
         aliases_purge_all=True,
+        blocks_by_slot=False,
+        keeps_used_map=False,
     ),
     "6.12": KernelProfile(
         name="6.12",
@@ -111,6 +117,8 @@ PROFILES = {
         vread_fills_holes=True,
         kvmalloc_reclaims=True,
         aliases_purge_all=False,
+        blocks_by_slot=True,
+        keeps_used_map=True,
     ),
     "6.19": KernelProfile(
         name="6.19",
@@ -133,6 +141,8 @@ PROFILES = {
         vread_fills_holes=True,
         kvmalloc_reclaims=False,
         aliases_purge_all=False,
+        blocks_by_slot=True,
+        keeps_used_map=True,
     ),
 }
 

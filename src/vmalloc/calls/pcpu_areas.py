@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vmalloc.calls.aliases import reclaim_and_purge
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vfree import remove_vm_area
 from vmalloc.calls.vm_struct import VmStruct
-from vmalloc.errors import BadAddress, OutOfFrames
+from vmalloc.errors import BadAddress, OutOfAddresses, OutOfFrames
 from vmalloc.flags import TASK, VM_ALLOC
 
 __all__ = ["pcpu_free_vm_areas", "pcpu_get_vm_areas"]
@@ -36,7 +37,7 @@ def pcpu_get_vm_areas(
     for _ in offsets:
         if not state.machine.slab("vm_struct") or not state.machine.slab("vmap_area"):
             raise OutOfFrames("no memory for the records of per-CPU areas")
-    starts = state.space.pcpu_get_vm_areas(offsets, sizes, align)
+    starts = _starts(state, offsets, sizes, align)
     areas = []
     for start, size in zip(starts, sizes, strict=True):
         vm = VmStruct(size, VM_ALLOC, state.page_size)
@@ -47,6 +48,15 @@ def pcpu_get_vm_areas(
         state.areas[start] = vm
         areas.append(vm)
     return areas
+
+
+def _starts(state: VmallocState, offsets: Sequence[int], sizes: Sequence[int], align: int) -> list[int]:
+    """Where they are: as the address space says, with a purge in between that also takes fragmented blocks."""
+    try:
+        return state.space.pcpu_get_vm_areas_nowait(offsets, sizes, align)
+    except OutOfAddresses:
+        reclaim_and_purge(state)
+        return state.space.pcpu_get_vm_areas_nowait(offsets, sizes, align, "even after a purge")
 
 
 def pcpu_free_vm_areas(state: VmallocState, areas: Iterable[VmStruct]) -> None:

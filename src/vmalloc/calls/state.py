@@ -24,6 +24,8 @@ allocation failure in ten seconds; there is no clock here, so all of them are ke
 from collections import deque
 
 from vmalloc.areas.address_space import AddressSpace
+from vmalloc.areas.block_geometry import block_geometry
+from vmalloc.areas.vmap_blocks import VmapBlocks
 from vmalloc.calls.validate import validate_areas
 from vmalloc.errors import BadContext
 from vmalloc.flags import CONTEXT_NAMES, GFP_NOWARN, format_gfp
@@ -42,9 +44,10 @@ class VmallocState:
         kernel: a ``KernelProfile``.
         early: areas that exist before the allocator does, ascending ``(start, end)``.
         observer: told what the kernel would trace, as ``AddressSpace`` takes it.
+        nr_cpus: for how many CPUs the kernel was built; as many as the machine has by default.
     """
 
-    def __init__(self, machine, kernel, early=(), observer=None):
+    def __init__(self, machine, kernel, early=(), observer=None, nr_cpus=None):
         info = machine.info
         self.machine = machine
         self.info = info
@@ -70,6 +73,13 @@ class VmallocState:
         )
         self.allocator = self.space.allocator
         self.lazy_max = lazy_max_pages(info.cpus, self.page_size)
+        self.blocks = VmapBlocks(
+            block_geometry(info.word_bits, info.page_shift, info.cpus if nr_cpus is None else nr_cpus),
+            info.vmalloc_start,
+            info.cpus,
+            kernel.blocks_by_slot,
+        )
+        self.ram_ranges = {}
         self.areas = {}
         self.contiguous = {}
         self.nr_vmalloc_pages = 0
