@@ -76,7 +76,19 @@ class Pool:
 class VmapBlock:
     """One ``vm_map_ram`` block; fields as in ``vmap_blocks.pxd``."""
 
-    __slots__ = ("cpu", "dirty", "dirty_max", "dirty_min", "first", "free", "next", "previous", "queued", "used", "va_start")
+    __slots__ = (
+        "cpu",
+        "dirty",
+        "dirty_max",
+        "dirty_min",
+        "first",
+        "free",
+        "next",
+        "previous",
+        "queued",
+        "used",
+        "va_start",
+    )
 
     def __init__(self, words: int) -> None:
         self.va_start = self.free = self.dirty = self.dirty_min = self.dirty_max = 0

@@ -1,8 +1,8 @@
 """The validator of ``vm_map_ram`` blocks: every invariant that ``vmap_blocks`` states, from the stored numbers alone.
 
-It trusts nothing: a record's number is looked up only after it was found to be inside the table, and pieces are read off
-the bitmaps here, not by the code that keeps them.  Whether a block's addresses are busy, and whether what is mapped is what
-the bitmaps say, only the calls can check (``calls.validate``).
+It trusts nothing: a record's number is looked up only after it was found to be inside the table, and pieces are read
+off the bitmaps here, not by the code that keeps them.  Whether a block's addresses are busy, and whether what is mapped
+is what the bitmaps say, only the calls can check (``calls.validate``).
 """
 
 from __future__ import annotations

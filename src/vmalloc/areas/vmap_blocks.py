@@ -1,26 +1,28 @@
 """``vm_map_ram`` blocks: who has which page of them, and what of them must be flushed (specification section 5).
 
-Idea: mapping a few pages for a short time should take no global lock and no flush of its own.  So each CPU has **blocks**,
-ranges of up to 1024 pages, and hands out pieces of them by moving a pointer upward.  A page that is returned becomes
-*dirty*: it is never handed out again in this block, because some CPU may still translate it.  When nothing is left but
-dirty pages, the block goes, through the lazy stage like any range, and one flush settles all of its pieces::
+Idea: mapping a few pages for a short time should take no global lock and no flush of its own.  So each CPU has
+**blocks**, ranges of up to 1024 pages, and hands out pieces of them by moving a pointer upward.  A page that is
+returned becomes *dirty*: it is never handed out again in this block, because some CPU may still translate it.  When
+nothing is left but dirty pages, the block goes, through the lazy stage like any range, and one flush settles all of its
+pieces::
 
-    |<------------- handed out ------------->|<-------------- free -------------->|
-    | live ...|dirty|live ..-|dirty          |                                    |
+    |<------------- handed out ------------->|<------------ free ------------>|
+    | live ...|dirty|live ..-|dirty          |                                |
                             ^ rounding: pieces are of a power of two of pages, the rest of the last is lost to it
 
 The price is that one live page keeps its block: blocks where nothing is live but something is still free are
 *fragmented* and can be purged (5.6); who does, and which ones, is ``calls.aliases``.
 
-Shape: ``block[b]`` is a record, 0 is none.  ``queue[cpu]`` lists, oldest first, the blocks of a CPU that have free pages
-(section 5.4).  ``index`` finds a block by address: since 6.5 one map per hash slot, ``slot_of``, before one map for all
-(5.3); which decides nothing but the order in which all blocks are visited.  Two bitmaps say what is live: ``used`` has the
-pages that are mapped - the kernel's ``used_map``, for readers of memory - and ``first`` where pieces begin.  The second one
-is not the kernel's, which trusts the caller to return what he got; with it a wrong address or count is found out.
+Shape: ``block[b]`` is a record, 0 is none.  ``queue[cpu]`` lists, oldest first, the blocks of a CPU that have free
+pages (section 5.4).  ``index`` finds a block by address: since 6.5 one map per hash slot, ``slot_of``, before one map
+for all (5.3); that decides nothing but the order in which all blocks are visited.  Two bitmaps say what is live:
+``used`` has the pages that are mapped - the kernel's ``used_map``, for readers of memory - and ``first`` where pieces
+begin.  The second one is not the kernel's, which trusts the caller to return what he got; with it a wrong address or
+count is found.
 
-Invariants (``validate_blocks``): ``free + dirty + live`` pages are the block's, rounding counted with the piece; pieces lie
-below the pointer and do not overlap; a block with free pages is in the queue of its CPU, and no other; the dirty range is
-empty (capacity, 0) or lies below the pointer; a block without free or live pages does not exist.
+Invariants (``validate_blocks``): ``free + dirty + live`` pages are the block's, rounding counted with the piece; pieces
+lie below the pointer and do not overlap; a block with free pages is in the queue of its CPU, and no other; the dirty
+range is empty (capacity, 0) or lies below the pointer; a block without free or live pages does not exist.
 
 Preconditions: the callers check counts and addresses.  Protected by the lock of the space.
 """
@@ -243,9 +245,7 @@ class VmapBlocks:
         if not self.is_first(b, page):
             return 0
         count = 1
-        while (
-            page + count < self.block_pages and self.is_used(b, page + count) and not self.is_first(b, page + count)
-        ):
+        while page + count < self.block_pages and self.is_used(b, page + count) and not self.is_first(b, page + count):
             count += 1
         return count
 
@@ -268,9 +268,7 @@ class VmapBlocks:
 
     def is_purgeable(self, b):
         """Whether nothing is live in a block, and something is left of it (section 5.6)."""
-        return (
-            self.block[b].free + self.block[b].dirty == self.block_pages and self.block[b].dirty != self.block_pages
-        )
+        return self.block[b].free + self.block[b].dirty == self.block_pages and self.block[b].dirty != self.block_pages
 
     # Python's side: what looks at all blocks, and what tests, validators and messages ask.
 
@@ -291,9 +289,7 @@ class VmapBlocks:
 
     def fragmented(self):
         """Starts of all purgeable blocks, queue by queue: what an overflow takes (5.6)."""
-        return [
-            self.block[b].va_start for cpu in range(self.nr_cpus) for b in self.queued(cpu) if self.is_purgeable(b)
-        ]
+        return [self.block[b].va_start for cpu in range(self.nr_cpus) for b in self.queued(cpu) if self.is_purgeable(b)]
 
     def worn_out(self):
         """Starts of the purgeable blocks with less than the threshold free: what ``vm_unmap_aliases`` takes (5.6)."""

@@ -1,18 +1,18 @@
-"""Old translations of ``vm_map_ram`` blocks: who gives blocks back, and who flushes parts of them (sections 4.4, 4.9, 5.6).
+"""Old translations of ``vm_map_ram`` blocks: who gives blocks back, and who flushes parts of them (sections 4.9, 5.6).
 
-A returned page of a block is not lazy: its block is busy.  So whoever wants every translation of freed memory to be gone
-must look at the blocks, too (``unmap_aliases``), and whoever runs out of addresses can have the blocks in which nothing is
-live (``reclaim_and_purge``).
+A returned page of a block is not lazy: its block is busy.  So whoever wants every translation of freed memory to be
+gone must look at the blocks, too (``unmap_aliases``), and whoever runs out of addresses can have the blocks in which
+nothing is live (``reclaim_and_purge``).
 
-========================= =========================================================== ===================================
-who                       which blocks are given back                                 what of the others is flushed
-========================= =========================================================== ===================================
-overflow, full purge      every one in which nothing is live, queue by queue          nothing
-``vm_unmap_aliases``      those of them with less than a quarter free, in the order   the dirty range of each, which is
-                          of the index                                                empty from then on
-the same, up to 6.4       as on overflow                                              the dirty range of those in queues,
-                                                                                      again and again; others are missed
-========================= =========================================================== ===================================
+===================== ====================================================== =========================================
+who                   which blocks are given back                            what of the others is flushed
+===================== ====================================================== =========================================
+overflow, full purge  every one in which nothing is live, queue by queue     nothing
+``unmap_aliases``     those of them with less than a quarter free, in the    the dirty range of each, which is empty
+                      order of the index                                     from then on
+the same, up to 6.4   as on overflow                                         the dirty ranges of those in queues, each
+                                                                             time again; others are missed
+===================== ====================================================== =========================================
 
 The last line is a fault of those kernels (section 12, "stale TLBs of fully used blocks"): kept, because it can be seen.
 

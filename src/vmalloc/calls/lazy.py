@@ -1,7 +1,7 @@
 """The lazy stage: a range whose mappings are gone waits for a flush (specification section 4.2).
 
-What follows when a range has become lazy is the same for areas and for what ``vm_map_ram`` had: the kernel's trace event,
-and drain work when there are more lazy pages than the threshold.
+What follows when a range has become lazy is the same for areas and for what ``vm_map_ram`` had: the kernel's trace
+event, and drain work when there are more lazy pages than the threshold.
 """
 
 from vmalloc.units import format_address

@@ -3,7 +3,8 @@
 Step one of every allocation.  The address allocator makes single attempts; here is what the kernel does around them:
 the records, the guard page, the trace event after every attempt, and what happens when there is no room:
 
-1. purge fragmented ``vm_map_ram`` blocks and everything that is lazy, pools emptied, and try once more, without looking at the pools again;
+1. purge fragmented ``vm_map_ram`` blocks and everything that is lazy, pools emptied, and try once more, without looking
+   at the pools again;
 2. ask the notifiers; if one of them freed something, begin again with the purge;
 3. otherwise complain and fail.
 

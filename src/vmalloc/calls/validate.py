@@ -7,8 +7,8 @@ busy set and the page tables, and walks every page of every area: as slow as tha
   ``vm_map_ram``;
 * a live area that owns frames has as many as it has pages, each held by somebody, none in two owning areas;
 * what is mapped at each page is the frame that the list says; behind them the guard page maps nothing;
-* what ``vm_map_ram`` has is busy, marked as it says, and maps the pages that are in use, and no others; no other busy range
-  is marked so;
+* what ``vm_map_ram`` has is busy, marked as it says, and maps the pages that are in use, and no others; no other busy
+  range is marked so;
 * nothing is mapped outside areas: lazy, pooled and free ranges translate to nothing in the reference table;
 * ``nr_vmalloc_pages`` is the sum; an area that is being torn down by a worker is told apart.
 """
@@ -79,7 +79,8 @@ def _check_ram(state: VmallocState, busy: dict[int, VmapArea]) -> None:
         for address in range(start, start + size, state.page_size):
             used = start in state.ram_ranges or blocks.used_at(address)
             mapped = state.machine.translate(address) >= 0
-            _expect(used == mapped, f"{name}: page at {address:#x}, in use: {used}", f"the page table, mapped: {mapped}")
+            page = f"{name}: page at {address:#x}, in use: {used}"
+            _expect(used == mapped, page, f"the page table, mapped: {mapped}")
     for start, area in busy.items():
         _expect(start in known or not area.flags & VMAP_RAM, f"{area}, marked VMAP_RAM", "what vm_map_ram has")
 

@@ -1,9 +1,9 @@
 """``vm_map_ram``: map a few frames for a short time, cheaply (specification sections 5.4 and 5.5).
 
-Beside ``vmap`` it saves twice.  Addresses come from a block of the running CPU (``areas.vmap_blocks``), without a look at
-the free tree; and giving them back flushes nothing: a block's dirty pages are settled together, when the block goes or
-somebody asks for it (``calls.aliases``).  What is mapped has no ``vm_struct``, no guard page and no name: who maps must
-remember the address and the count.
+Beside ``vmap`` it saves twice.  Addresses come from a block of the running CPU (``areas.vmap_blocks``), without a look
+at the free tree; and giving them back flushes nothing: a block's dirty pages are settled together, when the block goes
+or somebody asks for it (``calls.aliases``).  What is mapped has no ``vm_struct``, no guard page and no name: who maps
+must remember the address and the count.
 
 Told top to bottom, ``vm_map_ram``:
 

@@ -500,14 +500,15 @@ class VmallocSpace:
             self.unlock()
 
     def vm_unmap_ram(self, address, count):
-        """Unmaps what ``vm_map_ram`` mapped, on any CPU; its frames stay whose they are. What was mapped is not flushed.
+        """Unmaps what ``vm_map_ram`` mapped, on any CPU, without a flush; its frames stay whose they are.
 
         Args:
             address: what ``vm_map_ram`` returned.
             count: how many pages were given to it.
 
         Raises:
-            BadContext: in an interrupt. BadAddress, BadSize: no mapping begins there, or it has another number of pages.
+            BadContext: in an interrupt.
+            BadAddress, BadSize: no mapping begins there, or it has another number of pages; nothing was changed.
         """
         self.enter()
         try:
