@@ -42,6 +42,8 @@ class KernelProfile:
         aliases_purge_all: ``vm_unmap_aliases`` gives back every fragmented block first (6.1; section 4.9).
         shadow_in_bulk: KASAN asks for shadow pages in bulk, as the caller may wait or not (6.19; section 9.3).
         shadow_goes_with_neighbours: a purge releases shadow that describes free neighbours, too (6.1; section 9.4).
+        blocks_by_slot: ``vm_map_ram`` blocks are indexed per CPU slot (6.5), else all together (section 5.3).
+        keeps_used_map: ranges of ``vm_map_ram`` are marked, and readers know which of their pages are mapped (6.4).
     """
 
     name: str
@@ -66,6 +68,8 @@ class KernelProfile:
     aliases_purge_all: bool
     shadow_in_bulk: bool
     shadow_goes_with_neighbours: bool
+    blocks_by_slot: bool
+    keeps_used_map: bool
 
 
 _OLD_MESSAGE = "vmap allocation for size {size} failed: use vmalloc=<size> to increase size"
@@ -95,6 +99,8 @@ PROFILES = {
         aliases_purge_all=True,
         shadow_in_bulk=False,
         shadow_goes_with_neighbours=True,
+        blocks_by_slot=False,
+        keeps_used_map=False,
     ),
     "6.12": KernelProfile(
         name="6.12",
@@ -119,6 +125,8 @@ PROFILES = {
         aliases_purge_all=False,
         shadow_in_bulk=False,
         shadow_goes_with_neighbours=False,
+        blocks_by_slot=True,
+        keeps_used_map=True,
     ),
     "6.19": KernelProfile(
         name="6.19",
@@ -143,6 +151,8 @@ PROFILES = {
         aliases_purge_all=False,
         shadow_in_bulk=True,
         shadow_goes_with_neighbours=False,
+        blocks_by_slot=True,
+        keeps_used_map=True,
     ),
 }
 

@@ -458,10 +458,32 @@ class AddressSpace:
             if is_error_value(base) and base != error_value(ENOMEM):
                 self._purge_locked(self.address_max, 0, full=True)
                 base = self.allocator.claim_groups(groups)
+        return self._group_starts(base, offsets, sizes, align, "even after a purge")
+
+    def pcpu_get_vm_areas_nowait(
+        self, offsets: Sequence[int], sizes: Sequence[int], align: int, reason: str = "in one attempt"
+    ) -> list[int]:
+        """Like ``pcpu_get_vm_areas``, but one attempt only: for callers that purge themselves.
+
+        Args:
+            reason: what the error says beside that there is no room.
+
+        Raises:
+            BadSize: as there. OutOfAddresses: no base now.
+        """
+        groups = self._groups(offsets, sizes, align)
+        with self._lock:
+            base = self.allocator.claim_groups(groups)
+        return self._group_starts(base, offsets, sizes, align, reason)
+
+    def _group_starts(
+        self, base: int, offsets: Sequence[int], sizes: Sequence[int], align: int, reason: str
+    ) -> list[int]:
+        """Where groups at a base are; raises for a base that is an error value."""
         if base == error_value(ENOMEM):
             raise MemoryError("no memory for vmap_area records")
         if is_error_value(base):
-            raise OutOfAddresses(sum(sizes), align, self.vmalloc_start, self.vmalloc_end)
+            raise OutOfAddresses(sum(sizes), align, self.vmalloc_start, self.vmalloc_end, reason)
         return [base + offset for offset in offsets]
 
     def pcpu_free_vm_areas(self, addresses: Iterable[int]) -> bool:

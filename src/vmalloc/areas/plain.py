@@ -7,7 +7,7 @@ place where the two differ.
 
 from __future__ import annotations
 
-__all__ = ["Block", "Happening", "Map", "Pool", "VmapArea", "extend"]
+__all__ = ["Block", "Happening", "Map", "Pool", "VmapArea", "VmapBlock", "extend"]
 
 
 class VmapArea:
@@ -71,6 +71,30 @@ class Pool:
 
     def __init__(self) -> None:
         self.head = self.tail = self.length = 0
+
+
+class VmapBlock:
+    """One ``vm_map_ram`` block; fields as in ``vmap_blocks.pxd``."""
+
+    __slots__ = (
+        "cpu",
+        "dirty",
+        "dirty_max",
+        "dirty_min",
+        "first",
+        "free",
+        "next",
+        "previous",
+        "queued",
+        "used",
+        "va_start",
+    )
+
+    def __init__(self, words: int) -> None:
+        self.va_start = self.free = self.dirty = self.dirty_min = self.dirty_max = 0
+        self.cpu = self.next = self.previous = self.queued = 0
+        self.used = [0] * words
+        self.first = [0] * words
 
 
 def extend(table: list[object], size: int, kind: type, *args: object) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from vmalloc.calls.ram_words import what_is_at
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import BadAddress, BadSize, Fault
@@ -49,6 +50,9 @@ def _what_is_at(state: VmallocState, address: int) -> tuple[str, str]:
         if behind >= 0:
             return "guard", f"{behind} bytes behind {where}"
         return "unmapped", f"{address - vm.addr} bytes into {where}"
+    ram = what_is_at(state, address)
+    if ram is not None:
+        return ram
     for area in state.space.lazy() + state.space.pooled():
         if area.start <= address < area.end:
             return "freed", f"{address - area.start} bytes into {area} since an earlier free"
@@ -84,6 +88,8 @@ def vread(state: VmallocState, address: int, size: int) -> bytes:
         start, stop = max(at, area.start), min(end, area.end)
         if vm is not None:
             _read_area(state, vm, start, stop, out, start - address)
+        elif state.kernel.keeps_used_map:
+            _read_ram(state, area.start, start, stop, out, start - address)
         at = area.end
     if not found and not state.kernel.vread_fills_holes:
         return b""
@@ -94,7 +100,27 @@ def _read_area(state: VmallocState, vm: VmStruct, start: int, stop: int, out: by
     """Copies what can be read of ``[start, stop)`` of an area to ``out``."""
     if vm.flags & (VM_IOREMAP | VM_SPARSE | VM_UNINITIALIZED):
         return
-    stop = min(stop, vm.addr + vm.usable_size)
+    _read_pages(state, start, min(stop, vm.addr + vm.usable_size), out, at)
+
+
+def _read_ram(state: VmallocState, first: int, start: int, stop: int, out: bytearray, at: int) -> None:
+    """Copies what can be read of ``[start, stop)`` in a range of ``vm_map_ram`` that begins at ``first``.
+
+    Of a block only the pages in use are read; up to 6.3 nobody knew which, and nothing was.
+    """
+    if first in state.ram_ranges:
+        _read_pages(state, start, stop, out, at)
+        return
+    while start < stop:
+        piece = min(stop - start, state.page_size - (start & (state.page_size - 1)))
+        if state.blocks.used_at(start):
+            _read_pages(state, start, start + piece, out, at)
+        start += piece
+        at += piece
+
+
+def _read_pages(state: VmallocState, start: int, stop: int, out: bytearray, at: int) -> None:
+    """Copies the bytes of ``[start, stop)`` to ``out``, page by page; what is not mapped stays zero."""
     while start < stop:
         offset = start & (state.page_size - 1)
         piece = min(stop - start, state.page_size - offset)

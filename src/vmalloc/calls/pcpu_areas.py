@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vmalloc.calls.aliases import reclaim_and_purge
 from vmalloc.calls.reserve import allow_access
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vfree import remove_vm_area
 from vmalloc.calls.vm_struct import VmStruct
-from vmalloc.errors import BadAddress, OutOfFrames
+from vmalloc.errors import BadAddress, OutOfAddresses, OutOfFrames
 from vmalloc.flags import TASK, VM_ALLOC
 from vmalloc.units import format_range
 
@@ -38,7 +39,7 @@ def pcpu_get_vm_areas(
     for _ in offsets:
         if not state.machine.slab("vm_struct") or not state.machine.slab("vmap_area"):
             raise OutOfFrames("no memory for the records of per-CPU areas")
-    starts = state.space.pcpu_get_vm_areas(offsets, sizes, align)
+    starts = _starts(state, offsets, sizes, align)
     if state.kasan is not None:
         _populate(state, starts, sizes)
     areas = []
@@ -65,6 +66,15 @@ def _populate(state: VmallocState, starts: Sequence[int], sizes: Sequence[int]) 
         ranges = [(first, first + length) for first, length in zip(starts[:made], sizes, strict=False)]
         state.kasan.purged(ranges, [state.allocator.free.block_of(first) for first, _ in ranges])
         raise OutOfFrames(f"no page frames for the KASAN shadow of {format_range(start, start + size)}")
+
+
+def _starts(state: VmallocState, offsets: Sequence[int], sizes: Sequence[int], align: int) -> list[int]:
+    """Where they are: as the address space says, with a purge in between that also takes fragmented blocks."""
+    try:
+        return state.space.pcpu_get_vm_areas_nowait(offsets, sizes, align)
+    except OutOfAddresses:
+        reclaim_and_purge(state)
+        return state.space.pcpu_get_vm_areas_nowait(offsets, sizes, align, "even after a purge")
 
 
 def pcpu_free_vm_areas(state: VmallocState, areas: Iterable[VmStruct]) -> None:

@@ -28,10 +28,14 @@ cpdef object populate_shadow(VmallocState state, uint64_t address, uint64_t size
 cpdef object allow_access(VmallocState state, VmStruct vm)
 cpdef object forbid_access(VmallocState state, VmStruct vm)
 
+@cython.locals(address=uint64_t)
+cdef uint64_t alloc_vmap_range(VmallocState state, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend,
+                               uint32_t gfp, uint32_t va_flags) except? 1
+
 @cython.locals(allocator=Allocator, address=uint64_t)
 cdef uint64_t attempt(VmallocState state, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend,
-                      bint try_pool) except? 1
+                      uint32_t va_flags, bint try_pool) except? 1
 
 @cython.locals(purged=bint)
 cdef uint64_t alloc_vmap_area_overflow(VmallocState state, uint64_t size, uint64_t align, uint64_t vstart, uint64_t vend,
-                                       uint32_t gfp, uint64_t error) except? 1
+                                       uint32_t gfp, uint32_t va_flags, uint64_t error) except? 1

@@ -3,7 +3,8 @@
 Step one of every allocation.  The address allocator makes single attempts; here is what the kernel does around them:
 the records, the guard page, the trace event after every attempt, and what happens when there is no room:
 
-1. purge everything that is lazy, pools emptied, and try once more, without looking at the pools again;
+1. purge fragmented ``vm_map_ram`` blocks and everything that is lazy, pools emptied, and try once more, without looking
+   at the pools again;
 2. ask the notifiers; if one of them freed something, begin again with the purge;
 3. otherwise complain and fail.
 
@@ -15,6 +16,7 @@ none, but ``VM_NO_GUARD`` is not set: that flag means that the caller did not wa
 
 import cython
 
+from vmalloc.calls.aliases import reclaim_and_purge
 from vmalloc.errors import BadAddress, BadSize, OutOfAddresses, OutOfFrames
 from vmalloc.flags import GFP_NOWARN
 from vmalloc.units import format_size, is_power_of_two
@@ -29,6 +31,7 @@ if not cython.compiled:
 __all__ = [
     "align_of_ioremap",
     "alloc_vmap_area",
+    "alloc_vmap_range",
     "allow_access",
     "forbid_access",
     "free_vm_area_unmapped",
@@ -101,11 +104,7 @@ def alloc_vmap_area(state, size, align, vstart, vend, gfp, vm):
     """
     if align == 0 or align & (align - 1) or vstart & (state.page_size - 1) or vstart >= vend:
         raise bad_request(align, vstart, vend)
-    address = attempt(state, size, align, vstart, vend, True)
-    if address >= ERROR_VALUES:
-        address = alloc_vmap_area_overflow(state, size, align, vstart, vend, gfp, address)
-    if state.kasan is not None:
-        populate_shadow(state, address, size, gfp)
+    address = alloc_vmap_range(state, size, align, vstart, vend, gfp, 0)
     vm.addr = address
     state.areas[address] = vm
 
@@ -131,13 +130,23 @@ def forbid_access(state, vm):
         state.kasan.freed(vm.addr, vm.size_without_guard())
 
 
-def attempt(state, size, align, vstart, vend, try_pool):
+def alloc_vmap_range(state, size, align, vstart, vend, gfp, va_flags):
+    """Makes a range busy, with nothing known of it but ``va_flags``; its address. Raises as ``alloc_vmap_area``."""
+    address = attempt(state, size, align, vstart, vend, va_flags, True)
+    if address >= ERROR_VALUES:
+        address = alloc_vmap_area_overflow(state, size, align, vstart, vend, gfp, va_flags, address)
+    if state.kasan is not None:
+        populate_shadow(state, address, size, gfp)
+    return address
+
+
+def attempt(state, size, align, vstart, vend, va_flags, try_pool):
     """One attempt, traced; an address, or an error value. A record is only needed where a pool does not give one."""
     allocator = state.allocator
     allocator.choose(size, align, vstart, vend, state.machine.running.cpu, try_pool)
     if allocator.chosen_class == NO_CLASS and not state.machine.slab("vmap_area"):
         return ADDRESS_MAX - ENOMEM + 1
-    address = allocator.take_choice(size, 0)
+    address = allocator.take_choice(size, va_flags)
     if state.observer is not None:
         trace_attempt(state, size, align, vstart, vend, address)
     return address
@@ -152,7 +161,7 @@ def trace_attempt(state, size, align, vstart, vend, address):
     )
 
 
-def alloc_vmap_area_overflow(state, size, align, vstart, vend, gfp, error):
+def alloc_vmap_area_overflow(state, size, align, vstart, vend, gfp, va_flags, error):
     """What follows a failed attempt; the address in the end."""
     purged = False
     while True:
@@ -167,9 +176,9 @@ def alloc_vmap_area_overflow(state, size, align, vstart, vend, gfp, error):
                 raise overflow(state, size, align, vstart, vend, gfp)
             purged = False
         else:
-            state.space.purge(full=True)
+            reclaim_and_purge(state)
             purged = True
-        error = attempt(state, size, align, vstart, vend, False)
+        error = attempt(state, size, align, vstart, vend, va_flags, False)
         if error < ERROR_VALUES:
             return error
 

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cimport cython
 
 from vmalloc.areas.allocator cimport Allocator
+from vmalloc.areas.vmap_blocks cimport VmapBlocks
 from vmalloc.calls.vm_struct cimport VmStruct
 from vmalloc.machine.base cimport Machine
 
@@ -23,6 +24,8 @@ cdef class VmallocState:
     cdef readonly object space
     cdef readonly Allocator allocator
     cdef public uint64_t lazy_max
+    cdef readonly VmapBlocks blocks     # of vm_map_ram
+    cdef readonly dict ram_ranges       # start: pages, of what vm_map_ram mapped in ranges of their own
     cdef readonly dict areas            # start: VmStruct
     cdef readonly dict contiguous       # permanent address: VmStruct of what kmalloc gave
     cdef public int64_t nr_vmalloc_pages

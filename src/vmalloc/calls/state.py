@@ -24,6 +24,8 @@ allocation failure in ten seconds; there is no clock here, so all of them are ke
 from collections import deque
 
 from vmalloc.areas.address_space import AddressSpace
+from vmalloc.areas.block_geometry import block_geometry
+from vmalloc.areas.vmap_blocks import VmapBlocks
 from vmalloc.calls.validate import validate_areas, validate_shadow
 from vmalloc.errors import BadContext, OutOfFrames
 from vmalloc.flags import CONTEXT_NAMES, GFP_NOWARN, format_gfp
@@ -45,9 +47,10 @@ class VmallocState:
         observer: told what the kernel would trace, as ``AddressSpace`` takes it.
         kasan: a ``Kasan`` over the same machine; None for a kernel without.
         policy: rules that differ from the kernel's (``policy.Policy``), or None.
+        nr_cpus: for how many CPUs the kernel was built; as many as the machine has by default.
     """
 
-    def __init__(self, machine, kernel, early=(), observer=None, kasan=None, policy=None):
+    def __init__(self, machine, kernel, early=(), observer=None, kasan=None, policy=None, nr_cpus=None):
         info = machine.info
         self.machine = machine
         self.info = info
@@ -77,6 +80,13 @@ class VmallocState:
         self.kasan = kasan
         self.allocator = self.space.allocator
         self.lazy_max = self.policy.threshold(info.cpus, self.page_size)
+        self.blocks = VmapBlocks(
+            block_geometry(info.word_bits, info.page_shift, info.cpus if nr_cpus is None else nr_cpus),
+            info.vmalloc_start,
+            info.cpus,
+            kernel.blocks_by_slot,
+        )
+        self.ram_ranges = {}
         self.areas = {}
         self.contiguous = {}
         self.nr_vmalloc_pages = 0

@@ -7,6 +7,8 @@ busy set and the page tables, and walks every page of every area: as slow as tha
   ``vm_map_ram``;
 * a live area that owns frames has as many as it has pages, each held by somebody, none in two owning areas;
 * what is mapped at each page is the frame that the list says; behind them the guard page maps nothing;
+* what ``vm_map_ram`` has is busy, marked as it says, and maps the pages that are in use, and no others; no other busy
+  range is marked so;
 * nothing is mapped outside areas: lazy, pooled and free ranges translate to nothing in the reference table;
 * ``nr_vmalloc_pages`` is the sum; an area that is being torn down by a worker is told apart.
 """
@@ -15,6 +17,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vmalloc.areas.address_space import VmapArea
+from vmalloc.areas.states import VMAP_BLOCK, VMAP_RAM
+from vmalloc.areas.validate_blocks import validate_blocks
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import ValidationError
 from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_SPARSE, VM_UNINITIALIZED
@@ -43,6 +48,7 @@ def validate_areas(state: VmallocState) -> None:
         _expect(busy[start].end == vm.addr + vm.size, name, f"the busy range {busy[start]}")
         counted += _check_frames(state, vm, owners)
         _check_mapping(state, vm)
+    _check_ram(state, busy)
     said = f"nr_vmalloc_pages {state.nr_vmalloc_pages}"
     _expect(counted == state.nr_vmalloc_pages, f"{counted} frames of areas", said)
     for area in state.space.lazy() + state.space.pooled():
@@ -91,6 +97,29 @@ def validate_shadow(state: VmallocState) -> None:
 def _expect(holds: bool, first: str, second: str) -> None:
     if not holds:
         raise ValidationError("areas", first, second)
+
+
+def _check_ram(state: VmallocState, busy: dict[int, VmapArea]) -> None:
+    """Blocks and ranges of ``vm_map_ram`` are busy ranges of their size, and map what they say."""
+    blocks = state.blocks
+    known = dict.fromkeys(validate_blocks(blocks), (blocks.block_size, VMAP_RAM | VMAP_BLOCK))
+    for start, count in state.ram_ranges.items():
+        _expect(start not in known, f"the vm_map_ram range at {start:#x}", "the block that begins there")
+        known[start] = (count << state.page_shift, VMAP_RAM)
+    for start, (size, mark) in known.items():
+        name = f"the vm_map_ram range {format_range(start, start + size)}"
+        _expect(start in busy and start not in state.areas, name, "the busy ranges without an area")
+        _expect(busy[start].end == start + size, name, f"the busy range {busy[start]}")
+        wanted = mark if state.kernel.keeps_used_map else 0
+        marks = busy[start].flags & (VMAP_RAM | VMAP_BLOCK)
+        _expect(marks == wanted, f"{name}, flags {wanted:#x}", f"flags {marks:#x} of the busy range")
+        for address in range(start, start + size, state.page_size):
+            used = start in state.ram_ranges or blocks.used_at(address)
+            mapped = state.machine.translate(address) >= 0
+            page = f"{name}: page at {address:#x}, in use: {used}"
+            _expect(used == mapped, page, f"the page table, mapped: {mapped}")
+    for start, area in busy.items():
+        _expect(start in known or not area.flags & VMAP_RAM, f"{area}, marked VMAP_RAM", "what vm_map_ram has")
 
 
 def _check_frames(state: VmallocState, vm: VmStruct, owners: dict[int, VmStruct]) -> int:

@@ -4,6 +4,7 @@ cimport cython
 
 from vmalloc.areas.allocator cimport Allocator
 from vmalloc.calls.area_pages cimport release_area_pages
+from vmalloc.calls.lazy cimport became_lazy
 from vmalloc.calls.reserve cimport forbid_access
 from vmalloc.calls.state cimport VmallocState
 from vmalloc.calls.vm_struct cimport VM_FLUSH_RESET_PERMS, VM_MAP_PUT_PAGES, VmStruct
@@ -22,7 +23,7 @@ cpdef object free_area(VmallocState state, VmStruct vm)
 @cython.locals(vm=VmStruct)
 cpdef VmStruct find_area_to_free(VmallocState state, object address, str call)
 
-@cython.locals(vm=VmStruct, end=uint64_t, lazy=uint64_t)
+@cython.locals(vm=VmStruct, end=uint64_t)
 cpdef VmStruct remove_vm_area(VmallocState state, uint64_t address)
 
 @cython.locals(vm=VmStruct)

@@ -19,18 +19,19 @@ What a wrong address is answered with is an error, where the kernel warns and re
 
 import cython
 
+from vmalloc.calls.aliases import unmap_aliases
 from vmalloc.calls.kasan_report import report_free
 from vmalloc.errors import BadAddress
 from vmalloc.units import format_address, format_range
 
 if not cython.compiled:
     from vmalloc.calls.area_pages import release_area_pages
+    from vmalloc.calls.lazy import became_lazy
     from vmalloc.calls.reserve import forbid_access
     from vmalloc.flags import NMI, TASK, VM_FLUSH_RESET_PERMS, VM_MAP_PUT_PAGES
 
 __all__ = [
     "DeferredFrees",
-    "Drain",
     "find_area_to_free",
     "free_vm_area",
     "remove_vm_area",
@@ -124,27 +125,8 @@ def remove_vm_area(state, address):
         raise MemoryError(f"no memory to note that {format_range(vm.addr, end)} is lazy")
     vm.live = False
     del state.areas[address]
-    lazy = state.allocator.nodes.nr_lazy
-    if state.observer is not None:
-        state.observer("free_vmap_area_noflush", va_start=address, nr_lazy=lazy, nr_lazy_max=state.lazy_max)
-    if lazy > state.lazy_max and not state.drain_queued:
-        state.drain_queued = True
-        state.machine.defer(Drain(state), state.machine.running.cpu)
+    became_lazy(state, address)
     return vm
-
-
-class Drain:
-    """The drain work: one purge, up to 6.8 repeated until the lazy pages are below the threshold (section 4.4)."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def __call__(self):
-        state = self.state
-        state.drain_queued = False
-        state.space.purge()
-        while state.kernel.drain_repeats and state.space.nr_lazy > state.lazy_max:
-            state.space.purge()
 
 
 def vfree_atomic(state, address, call="vfree_atomic"):
@@ -231,9 +213,9 @@ def reset_perms(state, vm):
     if pages is not None:
         state.machine.set_direct_map(pages, 0, vm.nr_pages, False)
     if found:
-        state.space.unmap_aliases(start, end, True)
+        unmap_aliases(state, start, end, True)
     else:
-        state.space.unmap_aliases()
+        unmap_aliases(state)
     if pages is not None:
         state.machine.set_direct_map(pages, 0, vm.nr_pages, True)
 

@@ -38,6 +38,7 @@ from vmalloc.units import format_range, format_size
 
 __all__ = [
     "expect_memory",
+    "no_mapping",
     "vm_area_map_pages",
     "vm_area_unmap_pages",
     "vmap",
@@ -93,10 +94,11 @@ def _map(state: VmallocState, vm: VmStruct, address: int, pages: Pages, prot: in
     result = state.machine.map_pages(address, pages, 0, len(pages), prot)
     if result != 0:
         free_vm_area(state, vm)
-        raise _no_mapping(result, address, len(pages) << state.page_shift)
+        raise no_mapping(result, address, len(pages) << state.page_shift)
 
 
-def _no_mapping(result: int, address: int, size: int) -> Exception:
+def no_mapping(result: int, address: int, size: int) -> Exception:
+    """The error of a mapping that a machine answered with ``result``."""
     where = format_range(address, address + size)
     if result == -_EBUSY:
         return BadAddress(address, f"something is mapped in {where} already")
@@ -160,7 +162,7 @@ def vmap_pages_range(state: VmallocState, start: int, end: int, prot: int, pages
         result = _map_blocks(state, start, end, prot, pages, shift)
     if result != 0:
         vunmap_range(state, start, end)
-        raise _no_mapping(result, start, end - start)
+        raise no_mapping(result, start, end - start)
 
 
 def _map_blocks(state: VmallocState, start: int, end: int, prot: int, pages: Pages, shift: int) -> int:
@@ -222,7 +224,7 @@ def vm_area_map_pages(state: VmallocState, vm: VmStruct, start: int, end: int, p
     if result != 0:
         state.machine.unmap(start, end)
         state.machine.flush(start, end)
-        raise _no_mapping(result, start, end - start)
+        raise no_mapping(result, start, end - start)
 
 
 def vm_area_unmap_pages(state: VmallocState, vm: VmStruct, start: int, end: int) -> None:

@@ -7,6 +7,8 @@ from vmalloc.calls.vfree cimport free_vm_area as free_reserved
 from vmalloc.calls.vfree cimport vfree as free_address
 from vmalloc.calls.vfree cimport vfree_atomic as free_later
 from vmalloc.calls.vfree cimport vunmap as unmap_address
+from vmalloc.calls.vm_map_ram cimport vm_map_ram as map_ram
+from vmalloc.calls.vm_map_ram cimport vm_unmap_ram as unmap_ram
 from vmalloc.calls.vm_struct cimport VM_ALLOW_HUGE_VMAP, VM_USERMAP, VmStruct
 from vmalloc.calls.vmalloc cimport vmalloc_node_range as allocate_range
 from vmalloc.calls.where cimport Caller, caller_of

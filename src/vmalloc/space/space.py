@@ -18,9 +18,11 @@ from operator import index
 import cython
 
 from vmalloc.calls import access, early, frames, ioremap, kvmalloc, lookup, pcpu_areas, remap, vmap, vrealloc
+from vmalloc.calls.aliases import reclaim_and_purge, unmap_aliases
 from vmalloc.calls.kasan_report import report_access
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vfree import refuse_free
+from vmalloc.calls.vm_map_ram import unmap_everything
 from vmalloc.calls.vmalloc import checked_align, checked_gfp, fix_gfp
 from vmalloc.errors import BadAddress, BadRequest, BadSize, Fault, VmallocError
 from vmalloc.flags import (
@@ -42,6 +44,8 @@ if not cython.compiled:
     from vmalloc.calls.vfree import vfree as free_address
     from vmalloc.calls.vfree import vfree_atomic as free_later
     from vmalloc.calls.vfree import vunmap as unmap_address
+    from vmalloc.calls.vm_map_ram import vm_map_ram as map_ram
+    from vmalloc.calls.vm_map_ram import vm_unmap_ram as unmap_ram
     from vmalloc.calls.vmalloc import vmalloc_node_range as allocate_range
     from vmalloc.calls.where import caller_of
     from vmalloc.flags import (
@@ -479,6 +483,43 @@ class VmallocSpace:
         finally:
             self.unlock()
 
+    def vm_map_ram(self, pages, node=None):
+        """Maps frames contiguously for a short time, without an area (section 5): cheaper than ``vmap``.
+
+        Args:
+            pages: as for ``vmap``.
+            node: accepted, as in the kernel.
+
+        Returns:
+            The address. Nothing keeps it: ``vm_unmap_ram`` wants it back, with the same number of pages.
+
+        Raises:
+            BadContext: in an interrupt. BadSize: no page. BadFrame: a frame that is no memory.
+            OutOfAddresses, OutOfFrames: nothing left; nothing was mapped.
+        """
+        self.enter()
+        try:
+            return map_ram(self.state, self.pages_of(pages), node)
+        finally:
+            self.unlock()
+
+    def vm_unmap_ram(self, address, count):
+        """Unmaps what ``vm_map_ram`` mapped, on any CPU, without a flush; its frames stay whose they are.
+
+        Args:
+            address: what ``vm_map_ram`` returned.
+            count: how many pages were given to it.
+
+        Raises:
+            BadContext: in an interrupt.
+            BadAddress, BadSize: no mapping begins there, or it has another number of pages; nothing was changed.
+        """
+        self.enter()
+        try:
+            unmap_ram(self.state, index(address), index(count))
+        finally:
+            self.unlock()
+
     def vmap_pfn(self, pfns, *, prot="rw"):
         """Maps what is no memory, given by frame numbers."""
         caller = caller_of(2)
@@ -782,10 +823,15 @@ class VmallocSpace:
     # -- keeping house ---------------------------------------------------------------------------------------------
 
     def purge(self, full=False):
-        """Flushes and hands on everything that is lazy; ``full`` also empties the pools. What was flushed."""
+        """Flushes and hands on everything that is lazy. What was flushed.
+
+        Args:
+            full: as when addresses run out: pools are emptied and not filled, and blocks of ``vm_map_ram`` in which
+                nothing is live are given back (section 4.4).
+        """
         self.enter_task("purge")
         try:
-            return self.state.space.purge(full)
+            return reclaim_and_purge(self.state) if full else self.state.space.purge()
         finally:
             self.unlock()
 
@@ -793,7 +839,7 @@ class VmallocSpace:
         """Flushes every translation of memory that was unmapped (section 4.9); the flushed range, or None."""
         self.enter_task("vm_unmap_aliases")
         try:
-            return self.state.space.unmap_aliases()
+            return unmap_aliases(self.state)
         finally:
             self.unlock()
 
@@ -809,7 +855,7 @@ class VmallocSpace:
         """Gives idle memory back: purges, empties pools and CPU lists, frees empty page tables; bytes given back."""
         self.enter_task("trim")
         try:
-            self.state.space.purge(True)
+            reclaim_and_purge(self.state)
             return self.machine.trim()
         finally:
             self.unlock()
@@ -856,6 +902,7 @@ class VmallocSpace:
                     free_area(self.state, vm)
             for address in list(self.state.contiguous):
                 kvmalloc.kfree(self.state, address)
+            unmap_everything(self.state)
             self.state.space.purge(True)
             self.machine.run_deferred()
             self.closed = True

@@ -14,6 +14,9 @@ Every machine has these; sizes are in bytes unless the name says pages or areas:
 ``pooled_areas``            purged, in pools to be reused, of ``pooled_pages``; ``pool_hits`` allocations that found one
 ``free_blocks, free_bytes`` of the vmalloc range; ``largest_free`` of them, ``fragmentation`` what it is not of them
 ``purges``                  and ``flush_hulls``, those that owed a flush, of ``flush_hull_bytes`` in all
+``ram_blocks``              of ``vm_map_ram``; of their pages ``ram_pages_free`` were never handed out,
+                            ``ram_pages_dirty`` were returned, ``ram_pages_live`` are mapped or lost to rounding
+``ram_ranges``              that ``vm_map_ram`` mapped beside blocks
 ``failures``                areas that failed half way; ``huge_fallbacks`` allocations that fell back to base pages
 ``deferred_frees``          areas that interrupts left for a worker; ``failed_areas``: that failed and wait for one
 ``messages``                lines in ``dmesg()``
@@ -70,12 +73,18 @@ def stats(state: VmallocState) -> dict[str, int | float]:
 
 
 def _of_areas(state: VmallocState) -> dict[str, int | float]:
+    blocks, free, dirty, live = state.blocks.totals()
     return {
         "areas": len(state.areas),
         "pages": state.nr_vmalloc_pages,
         "contiguous_blocks": len(state.contiguous),
         **state.space.stats(),
         "lazy_max_pages": state.lazy_max,
+        "ram_blocks": blocks,
+        "ram_pages_free": free,
+        "ram_pages_dirty": dirty,
+        "ram_pages_live": live,
+        "ram_ranges": len(state.ram_ranges),
         "failures": state.failures,
         "huge_fallbacks": state.huge_fallbacks,
         "deferred_frees": sum(len(pending) for pending in state.deferred_frees),

@@ -31,7 +31,7 @@ __all__ = ["FAILING", "RECORDS", "FailingMachine"]
 FAILING = ("take", "take_bulk", "slab", "map_pages", "map_range", "page_table", "flush")
 
 #: Records that calls ask ``slab`` for.
-RECORDS = ("vm_struct", "vmap_area", "page array")
+RECORDS = ("vm_struct", "vmap_area", "page array", "vmap_block")
 
 
 class Plan:
