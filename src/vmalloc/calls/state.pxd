@@ -29,6 +29,8 @@ cdef class VmallocState:
     cdef readonly list deferred_frees
     cdef readonly list failed_areas
     cdef readonly list user_mappings
+    cdef readonly dict rcu_waiting      # start: what waits for a grace period
+    cdef readonly object rcu
     cdef public bint huge_vmalloc
     cdef public bint huge_ioremap
     cdef public bint init_on_alloc

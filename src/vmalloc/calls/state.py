@@ -24,6 +24,7 @@ allocation failure in ten seconds; there is no clock here, so all of them are ke
 from collections import deque
 
 from vmalloc.areas.address_space import AddressSpace
+from vmalloc.calls.rcu import Rcu, validate_rcu
 from vmalloc.calls.validate import validate_areas
 from vmalloc.errors import BadContext
 from vmalloc.flags import CONTEXT_NAMES, GFP_NOWARN, format_gfp
@@ -77,6 +78,8 @@ class VmallocState:
         self.deferred_frees = [[] for _ in range(info.cpus)]
         self.failed_areas = []
         self.user_mappings = []
+        self.rcu_waiting = {}
+        self.rcu = Rcu(machine, self.rcu_waiting)
         self.huge_vmalloc = True
         self.huge_ioremap = True
         self.init_on_alloc = False
@@ -144,3 +147,4 @@ class VmallocState:
         self.machine.validate()
         self.space.validate()
         validate_areas(self)
+        validate_rcu(self.rcu)
