@@ -28,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     replay.add_parser(commands)
     bench.add_parser(commands)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and hasattr(arguments, "parameters") and not any(text.startswith("-") for text in rest):
+        arguments.parameters += rest  # argparse takes positional arguments of a command in one piece only
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
