@@ -100,9 +100,10 @@ def _find(state: VmallocState, address: int, call: str) -> VmStruct:
         expect_not_waiting(state, contiguous, address)
         return contiguous
     vm: VmStruct = find_area_to_free(state, address, call)
-    for pending in state.deferred_frees:
-        if vm in pending:
-            raise BadAddress(address, f"is in the area {format_address(vm.addr)}, which waits to be freed already")
+    if state.machine.has_deferred():  # else nothing waits for a worker; there may be thousands of CPUs to ask
+        for pending in state.deferred_frees:
+            if vm in pending:
+                raise BadAddress(address, f"is in the area {format_address(vm.addr)}, which waits to be freed already")
     return vm
 
 
