@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from calls.watch import PAGE, make
 from vmalloc.calls import rcu as module
 from vmalloc.calls.rcu import Batch, validate_rcu
-from vmalloc.errors import BadRequest, ValidationError
+from vmalloc.errors import BadContext, BadRequest, ValidationError
 from vmalloc.space.simulated import SimulatedSpace
 
 pytestmark = pytest.mark.both_builds
@@ -128,25 +128,61 @@ def test_there_is_no_such_cpu() -> None:
     assert space.state.rcu.owing == 3
 
 
+GIVE = ("area", "block", "sleeping", "interrupt", "no page")
+VERBS = (*GIVE, "pass", "pass", "lock", "unlock", "call", "workers")
+
+
+def give(space: SimulatedSpace, verb: str) -> Any:
+    """Allocates an object and gives it up, in one of the ways there are; None where that is refused."""
+    found = space.kvmalloc(PAGE) if verb == "block" else space.vmalloc(PAGE)
+    if verb == "sleeping":
+        if space.state.rcu.reading[space.machine.running.cpu]:
+            with pytest.raises(BadContext, match="in a read-side section"):
+                space.kvfree_rcu_mightsleep(found)
+            found.free()
+            return None
+        space.kvfree_rcu_mightsleep(found)
+    elif verb == "interrupt":
+        with space.in_context("softirq"):
+            space.kvfree_rcu(found)
+    else:
+        if verb == "no page":
+            space.machine.fail_next("take")
+        space.kvfree_rcu(found)
+        space.machine.clear()
+    return found
+
+
 @settings(max_examples=30)
-@given(st.lists(st.tuples(st.sampled_from(["free", "pass", "lock", "unlock", "call"]), st.integers(0, 2)), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, 2)), max_size=60))
 def test_nothing_is_freed_that_a_reader_may_hold(program: list[tuple[str, int]]) -> None:
     """Against a slow twin: an object is free only if each CPU was seen outside all sections after it was given."""
     space = make(cpus=3, nodes=1)
     sections: dict[int, list[Any]] = {0: [], 1: [], 2: []}
-    seen: dict[int, set[int]] = {}
-    areas: dict[int, Any] = {}
+    given_up: list[tuple[Any, set[int]]] = []  # with the CPUs that have passed a quiescent state since
+
+    def pass_through(cpus: Iterable[int]) -> None:
+        for cpu in cpus:
+            if not sections[cpu]:
+                for _, passed in given_up:
+                    passed.add(cpu)
+
+    def expect() -> None:
+        for found, passed in list(given_up):
+            if not found.alive:
+                assert passed == {0, 1, 2}
+                given_up.remove((found, passed))
+        validate_rcu(space.state.rcu)
+
     for verb, cpu in program:
         with space.on_cpu(cpu):
-            if verb == "free":
-                area = space.vmalloc(PAGE)
-                areas[area.address], seen[area.address] = area, set()
-                space.kvfree_rcu(area)
+            if verb in GIVE:
+                found = give(space, verb)
+                if found is not None:
+                    given_up.append((found, set()))
             elif verb == "pass":
                 space.rcu_quiescent(cpu)
-                if not sections[cpu]:
-                    for passed in seen.values():
-                        passed.add(cpu)
+                pass_through([cpu])
             elif verb == "lock":
                 sections[cpu].append(space.rcu_read_lock())
                 sections[cpu][-1].__enter__()
@@ -154,18 +190,18 @@ def test_nothing_is_freed_that_a_reader_may_hold(program: list[tuple[str, int]])
                 sections[cpu].pop().__exit__(None, None, None)
             elif verb == "call":
                 space.vfree(space.vmalloc(PAGE))
-        for address, area in list(areas.items()):
-            if not area.alive:
-                assert seen.pop(address) == {0, 1, 2}
-                del areas[address]
-        validate_rcu(space.state.rcu)
-    while any(sections.values()):
-        for held in sections.values():
-            if held:
-                held.pop().__exit__(None, None, None)
+            elif verb == "workers":
+                space.run_deferred()
+                pass_through(range(3))
+        expect()
+    for held in sections.values():
+        while held:
+            held.pop().__exit__(None, None, None)
     space.rcu_barrier()
-    assert not any(area.alive for area in areas.values())
+    assert not any(found.alive for found, _ in given_up)
     space.validate()
+    used = sum(node.used for node in space.machine.frames.stats())
+    assert used == space.machine.page_table.table_bytes // PAGE
 
 
 # -- the validator -----------------------------------------------------------------------------------------------------
