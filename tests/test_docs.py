@@ -35,7 +35,7 @@ NAMED_TEST = re.compile(r"`([\w/]+\.py)::([\w:]+)`")
 
 #: Methods that compiled code calls by name, and nobody else should: not in the tables of calls.
 INTERNAL = {
-    "address_of", "allocate", "drop", "enter", "enter_task", "free_dropped", "free_record", "gather",
+    "address_of", "allocate", "drop", "enter", "enter_rcu", "enter_task", "free_dropped", "free_record", "gather",
     "look", "low_memory", "number", "pages_of", "product", "record_of", "release", "without_lock",
 }  # fmt: skip
 

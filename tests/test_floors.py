@@ -25,6 +25,7 @@ FLOORS = {
     "numpy": 8,
     "buffers": 7,
     "trace": 7,
+    "workloads": 7,
     "space": 6,
     "views": 5,  # pictures of the state, which the space has under a lock; not of the space
     "calls": 4,

@@ -548,6 +548,11 @@ class AddressSpace:
         with self._lock:
             return [VmapArea(start, end, 0, None, "free") for start, end in self.allocator.free.blocks()]
 
+    @property
+    def purges(self) -> int:
+        """How many purges there were; what ``stats`` says, without counting anything else."""
+        return self._purges
+
     def stats(self) -> dict[str, int | float]:
         """Counters and sizes; free blocks are counted within the vmalloc range, clipped to it.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from vmalloc.calls.state import VmallocState
-from vmalloc.calls.vfree import vfree
+from vmalloc.calls.vfree import expect_not_waiting, vfree
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.calls.vmalloc import checked_node, checked_size, vmalloc_node_range
 from vmalloc.calls.vrealloc import vrealloc
@@ -122,6 +122,7 @@ def kfree(state: VmallocState, address: int) -> None:
     vm = state.contiguous.get(address)
     if vm is None:
         raise BadAddress(address, "is neither in the vmalloc range nor the start of a contiguous block")
+    expect_not_waiting(state, vm, address)
     code = state.machine.give(vm.pages[0], vm.page_order)
     if code != 0:
         raise BadRequest(f"{format_address(address)}: {state.machine.why_not(vm.pages[0], vm.page_order)}")
@@ -148,6 +149,7 @@ def kvrealloc(state: VmallocState, address: int, size: int, gfp: int, caller: ob
     old = state.contiguous.get(address)
     if old is None:
         raise BadAddress(address, "is neither in the vmalloc range nor the start of a contiguous block")
+    expect_not_waiting(state, old, address)
     if size <= old.size:
         old.requested_size = size
         return old
@@ -170,6 +172,7 @@ def kvfree_sensitive(state: VmallocState, address: int, size: int) -> None:
         raise BadAddress(address, "is not the start of memory that kvmalloc gave")
     if not 0 <= size <= found.usable_size:
         raise BadSize(f"{size} bytes to zero of {found.usable_size} ({format_size(found.usable_size)})")
+    expect_not_waiting(state, found, address)
     for start in range(0, size, state.page_size):
         state.machine.zero_frame(found.pages[start >> state.page_shift], 0, min(state.page_size, size - start))
     kvfree(state, address)

@@ -33,6 +33,8 @@ cdef class VmallocState:
     cdef readonly list deferred_frees
     cdef readonly list failed_areas
     cdef readonly list user_mappings
+    cdef readonly dict rcu_waiting      # start: what waits for a grace period
+    cdef readonly object rcu
     cdef public bint huge_vmalloc
     cdef public bint huge_ioremap
     cdef readonly uint64_t guard_size   # bytes behind an area that asks for a guard page

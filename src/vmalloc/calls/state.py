@@ -26,6 +26,7 @@ from collections import deque
 from vmalloc.areas.address_space import AddressSpace
 from vmalloc.areas.block_geometry import block_geometry
 from vmalloc.areas.vmap_blocks import VmapBlocks
+from vmalloc.calls.rcu import Rcu, validate_rcu
 from vmalloc.calls.validate import validate_areas, validate_shadow
 from vmalloc.errors import BadContext, OutOfFrames
 from vmalloc.flags import CONTEXT_NAMES, GFP_NOWARN, format_gfp
@@ -97,6 +98,8 @@ class VmallocState:
         self.huge_vmalloc = self.policy.huge
         self.huge_ioremap = self.policy.huge
         self.guard_size = self.page_size if self.policy.guard else 0
+        self.rcu_waiting = {}
+        self.rcu = Rcu(machine, self.rcu_waiting)
         self.init_on_alloc = False
         self.debug_pagealloc = False
         self.comm = "python"
@@ -175,3 +178,4 @@ class VmallocState:
         validate_areas(self)
         if self.kasan is not None:
             validate_shadow(self)
+        validate_rcu(self.rcu)

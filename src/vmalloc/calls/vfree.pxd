@@ -23,6 +23,8 @@ cpdef object free_area(VmallocState state, VmStruct vm)
 @cython.locals(vm=VmStruct)
 cpdef VmStruct find_area_to_free(VmallocState state, object address, str call)
 
+cpdef object expect_not_waiting(VmallocState state, VmStruct vm, object address)
+
 @cython.locals(vm=VmStruct, end=uint64_t)
 cpdef VmStruct remove_vm_area(VmallocState state, uint64_t address)
 

@@ -32,6 +32,7 @@ if not cython.compiled:
 
 __all__ = [
     "DeferredFrees",
+    "expect_not_waiting",
     "find_area_to_free",
     "free_vm_area",
     "remove_vm_area",
@@ -78,6 +79,7 @@ def find_area_to_free(state, address, call):
         vm = state.find(address)
         if vm is not None:
             expect_no_array(vm, address)
+            expect_not_waiting(state, vm, address)
             return vm
     state.warn(f"Trying to {call}() nonexistent vm area ({format_address(address)})")
     refuse_free(state, address, call, why_no_area(state, address))
@@ -94,6 +96,12 @@ def expect_no_array(vm, address):
     """Raises BadAddress for the list of frames of another area: that one would be left without."""
     if vm.is_array:
         raise BadAddress(address, f"{vm!r} is the list of frames of another area, and goes with that")
+
+
+def expect_not_waiting(state, vm, address):
+    """Raises BadAddress for what waits for a grace period: readers may hold it, and a worker frees it (``rcu``)."""
+    if state.rcu_waiting and vm.addr in state.rcu_waiting:
+        raise BadAddress(address, f"{vm!r} waits for a grace period to be freed already")
 
 
 def why_no_area(state, address):
@@ -195,6 +203,7 @@ def free_vm_area(state, vm, call="free_vm_area"):
     if state.machine.running.context != TASK:
         raise state.refuse(call, "it may sleep: task context only")
     expect_no_array(vm, vm.addr)
+    expect_not_waiting(state, vm, vm.addr)
     remove_vm_area(state, vm.addr)
     if vm.flags & VM_FLUSH_RESET_PERMS and not state.kernel.has_sparse:
         reset_perms(state, vm)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from vmalloc.calls.state import VmallocState
-from vmalloc.calls.vfree import expect_no_array, vfree
+from vmalloc.calls.vfree import expect_no_array, expect_not_waiting, vfree
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.calls.vmalloc import checked_node, checked_size, vmalloc_node_range
 from vmalloc.errors import BadAddress, BadRequest, BadSize
@@ -59,6 +59,7 @@ def vrealloc(
     if vm is None or vm.addr != address:
         raise BadAddress(address, state.warn("Trying to vrealloc() nonexistent vm area"))
     expect_no_array(vm, address)
+    expect_not_waiting(state, vm, address)
     if vm.pages is None:
         raise BadRequest(f"{vm!r} has no frames of its own to copy or to give back")
     old = vm.requested_size if kernel.keeps_requested_size else vm.usable_size

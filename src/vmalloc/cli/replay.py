@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vmalloc.cli.progress import progress_bars
 from vmalloc.trace.ftrace import read_trace
-from vmalloc.trace.replay.replay import Progress, replay
+from vmalloc.trace.replay.replay import replay
 from vmalloc.trace.replay.result import ReplayResult
 from vmalloc.trace.shipped import shipped_snapshots, shipped_trace
 from vmalloc.trace.vmallocinfo import read_snapshot
@@ -72,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     before = read_snapshot(arguments.before) if arguments.before else None
     snapshots = [read_snapshot(path) for path in after]
-    with _progress() as bars:
+    with progress_bars() as bars:
         trace: Trace = read_trace(traces, progress=bars("reading", None))
         read_seconds = time.perf_counter() - began
         result = replay(
@@ -96,28 +94,3 @@ def _bad(result: ReplayResult) -> bool:
     machine = result.machine
     broken = machine is not None and (machine.stale_accesses or machine.failed_accesses)
     return bool(result.unexplained or result.after_snapshot_differences or broken)
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Yields a maker of progress callbacks: bars on standard error when that is a terminal, nothing otherwise."""
-    if not sys.stderr.isatty():
-        yield lambda text, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    percent = TextColumn("{task.percentage:3.0f}%")
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), percent, TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-
-        def make(text: str, total: int | None) -> Progress:
-            task = bars.add_task(text, total=total)
-
-            def update(done: int, of: int | None) -> None:
-                bars.update(task, completed=done, total=of)
-
-            return update
-
-        yield make

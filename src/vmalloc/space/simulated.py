@@ -89,6 +89,16 @@ class SimulatedSpace(VmallocSpace):
         finally:
             self.machine.set_policy(before)
 
+    @contextmanager
+    def rcu_read_lock(self) -> Iterator[SimulatedSpace]:
+        """What follows is a read-side section of the running CPU: no grace period ends before it does."""
+        cpu = self.machine.running.cpu
+        self.state.rcu.reading[cpu] += 1
+        try:
+            yield self
+        finally:
+            self.state.rcu.reading[cpu] = max(0, self.state.rcu.reading[cpu] - 1)  # close() ends all of them
+
     def context_switch(self, process: int) -> int:
         """Makes the running CPU run a process, on that one's page tables (section 8.4); how many entries were copied.
 

@@ -18,6 +18,7 @@ from operator import index
 import cython
 
 from vmalloc.calls import access, early, frames, ioremap, kvmalloc, lookup, pcpu_areas, remap, vmap, vrealloc
+from vmalloc.calls import kvfree_rcu as rcu_frees
 from vmalloc.calls.aliases import reclaim_and_purge, unmap_aliases
 from vmalloc.calls.kasan_report import report_access
 from vmalloc.calls.state import VmallocState
@@ -146,7 +147,7 @@ class VmallocSpace:
         """Frees the areas whose handles are gone."""
         while self.dropped:
             vm = self.dropped.popleft()
-            if vm.live:
+            if vm.live and vm.addr not in self.state.rcu_waiting:  # else a worker frees it
                 try:
                     self.free_record(vm)
                 except VmallocError as error:
@@ -408,6 +409,71 @@ class VmallocSpace:
         self.enter()
         try:
             kvmalloc.kvfree_sensitive(self.state, self.address_of(area), size)
+        finally:
+            self.unlock()
+
+    # -- free after a grace period ---------------------------------------------------------------------------------
+
+    def kvfree_rcu(self, area):
+        """Frees what ``vmalloc`` or ``kvmalloc`` gave once no reader can hold it any more (``calls.rcu``).
+
+        The handle owns nothing from here on, and is alive until then. None is ignored.
+
+        Raises:
+            BadAddress: not page aligned, in no area, waiting to be freed already. BadContext: in an NMI.
+        """
+        self.enter_rcu(area, rcu_frees.kvfree_rcu)
+
+    def kvfree_rcu_mightsleep(self, area):
+        """``kvfree_rcu`` with one argument: task context only, and it may wait for the grace period itself."""
+        self.enter_rcu(area, rcu_frees.kvfree_rcu_mightsleep)
+
+    def enter_rcu(self, area, call):
+        """Makes one of the two calls."""
+        if area is None:
+            return
+        self.enter()
+        try:
+            address = self.address_of(area)
+            call(self.state, address)
+            if isinstance(area, Area):
+                area.owner = False
+        finally:
+            self.unlock()
+
+    def synchronize_rcu(self):
+        """Waits for a grace period: until every CPU has passed a quiescent state.
+
+        Raises:
+            BadContext: in an interrupt, or while a CPU is in a read-side section: that would be for ever.
+        """
+        self.enter()
+        try:
+            rcu_frees.synchronize_rcu(self.state)
+        finally:
+            self.unlock()
+
+    def rcu_barrier(self):
+        """Waits until everything that ``kvfree_rcu`` was given is free. Raises as ``synchronize_rcu``."""
+        self.enter()
+        try:
+            rcu_frees.rcu_barrier(self.state)
+        finally:
+            self.unlock()
+
+    def rcu_quiescent(self, *cpus):
+        """CPUs, by default the running one, hold nothing that readers hold; what a scheduler says at its ticks.
+
+        Raises:
+            BadRequest: there is no such CPU.
+        """
+        self.look()
+        try:
+            if self.state.rcu.owing:
+                for cpu in cpus:
+                    if not 0 <= cpu < self.machine.info.cpus:
+                        raise BadRequest(f"CPU {cpu} of a machine whose CPUs are 0 to {self.machine.info.cpus - 1}")
+                self.state.rcu.quiescent(cpus or (self.machine.running.cpu,))
         finally:
             self.unlock()
 
@@ -863,6 +929,8 @@ class VmallocSpace:
     def run_deferred(self):
         """Runs the work queue: deferred frees, drains; how many pieces of work there were.
 
+        All CPUs are idle meanwhile: grace periods end, unless a CPU is in a read-side section.
+
         Raises:
             BadContext: in an interrupt; a worker runs in task context.
         """
@@ -872,7 +940,10 @@ class VmallocSpace:
                 raise self.state.refuse("run_deferred", "a worker runs in task context only")
             if self.dropped:
                 self.free_dropped()
-            return self.machine.run_deferred()
+            done = self.machine.run_deferred()
+            while self.state.rcu.let_pass():
+                done += self.machine.run_deferred()
+            return done
         finally:
             self.unlock()
 
@@ -896,6 +967,8 @@ class VmallocSpace:
                 return
             if self.machine.running.context != TASK:
                 raise self.state.refuse("close", "it frees every area: task context only")
+            self.machine.run_deferred()
+            self.state.rcu.abandon()
             self.machine.run_deferred()
             for vm in list(self.state.areas.values()):
                 if vm.live and vm.addr in self.state.areas and not vm.is_array:

@@ -19,6 +19,7 @@ Every machine has these; sizes are in bytes unless the name says pages or areas:
 ``ram_ranges``              that ``vm_map_ram`` mapped beside blocks
 ``failures``                areas that failed half way; ``huge_fallbacks`` allocations that fell back to base pages
 ``deferred_frees``          areas that interrupts left for a worker; ``failed_areas``: that failed and wait for one
+``rcu_waiting``             areas that wait for a grace period; ``rcu_grace_periods`` that have ended
 ``messages``                lines in ``dmesg()``
 =========================== ======================================================================================
 
@@ -89,6 +90,8 @@ def _of_areas(state: VmallocState) -> dict[str, int | float]:
         "huge_fallbacks": state.huge_fallbacks,
         "deferred_frees": sum(len(pending) for pending in state.deferred_frees),
         "failed_areas": len(state.failed_areas),
+        "rcu_waiting": len(state.rcu_waiting),
+        "rcu_grace_periods": state.rcu.completed,
         "messages": len(state.log),
     }
 
