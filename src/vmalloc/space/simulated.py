@@ -18,6 +18,7 @@ from vmalloc.machine.simulated.arch import ARCHITECTURES, Arch
 from vmalloc.machine.simulated.machine import SimulatedMachine
 from vmalloc.machine.simulated.mempolicy import MemPolicy
 from vmalloc.machine.wrappers import FailingMachine
+from vmalloc.percpu.layout import PercpuSettings
 from vmalloc.space.space import VmallocSpace
 from vmalloc.units import format_size, parse_size
 
@@ -138,6 +139,7 @@ def simulated(
     observer: Callable[..., None] | None = None,
     tlb: Mapping[str, Any] | None = None,
     missing: Iterable[Any] = (),
+    percpu: PercpuSettings | Mapping[str, Any] | None = None,
 ) -> SimulatedSpace:
     """Makes an allocator over a modelled computer.
 
@@ -154,6 +156,7 @@ def simulated(
         observer: told what the kernel would trace: ``observer(event, **fields)``.
         tlb: ``sizes`` and ``policy`` of the TLBs.
         missing: ``LeafNeed`` that the CPUs do not have.
+        percpu: sizes of the first per-CPU chunk, and where it is: values of ``PercpuSettings``.
 
     Raises:
         BadRequest: there can be no such machine. ValueError: an unknown kernel version, or no size.
@@ -171,7 +174,7 @@ def simulated(
         found, version, cpus=cpus, nodes=_frames_per_node(found, memory, nodes), distances=distances,
         missing=frozenset(missing), seed=seed, tlb=None if tlb is None else dict(tlb),
     )  # fmt: skip
-    return SimulatedSpace(FailingMachine(machine), version, early, observer)
+    return SimulatedSpace(FailingMachine(machine), version, early, observer, PercpuSettings.of(percpu))
 
 
 def _arch(arch: str | Arch) -> Arch:
