@@ -3,10 +3,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cimport cython
 
 from vmalloc.calls.state cimport VmallocState
-from vmalloc.machine.base cimport Machine
 from vmalloc.percpu.chunk cimport GRANULE_SHIFT, Chunk, PercpuObject
+from vmalloc.percpu.chunks cimport NR_SLOTS, Chunks, slot_of
 from vmalloc.percpu.free_map cimport NONE
-from vmalloc.percpu.populate cimport depopulate, destroy_frames, populate, zero_object
+from vmalloc.percpu.populate cimport zero_object
 
 # Mirrors flags.py (tests/test_flags.py compares them).
 cdef enum:
@@ -16,36 +16,18 @@ cdef enum:
     GFP_NOWARN = 0x2000
 
 cdef enum:
-    NR_SLOTS = 33
     MAX_SIZE = 32768                  # bytes of one object
     EMPTY_LOW = 2                     # as in layout.py (tests/percpu/test_allocator.py compares them)
     EMPTY_HIGH = 4
 
-cdef class PercpuAllocator:
-    cdef readonly VmallocState state
-    cdef readonly Machine machine
-    cdef readonly object settings
-    cdef readonly object layout
-    cdef readonly tuple unit_offsets
-    cdef readonly tuple nodes
-    cdef readonly list chunks
-    cdef readonly Chunk reserved
-    cdef readonly tuple first_units       # per CPU its first frame, or all its frames
-    cdef readonly list first_areas
-    cdef readonly list slots              # dicts of chunks, by the bits of their free granules
+cdef class PercpuAllocator(Chunks):
     cdef uint32_t found                   # the granule where the last search ended
     cdef public uint64_t nr_objects
-    cdef public int64_t nr_empty
-    cdef public int64_t nr_populated
     cdef public bint balance_queued
     cdef public bint stuck                # the balance work could not fill the reserve
     cdef public uint32_t wanted_pages     # what an atomic caller missed
-    cdef readonly uint64_t made
-    cdef readonly uint64_t destroyed
     cdef readonly uint64_t allocations
     cdef readonly uint64_t failures
-    cdef readonly uint64_t pages_populated
-    cdef readonly uint64_t pages_depopulated
     cdef readonly uint64_t balances
 
     @cython.locals(atomic=bint, granules=uint32_t, order=uint32_t, chunk=Chunk, state=VmallocState)
@@ -63,23 +45,12 @@ cdef class PercpuAllocator:
 
     cdef bint fits(self, Chunk chunk, uint32_t granules, uint32_t order, bint atomic)
 
-    @cython.locals(shift=uint32_t, end=uint32_t, page=uint32_t, stop=uint32_t, done=list)
-    cdef object populate_range(self, Chunk chunk, uint32_t start, uint32_t granules, uint32_t gfp)
-
-    @cython.locals(empty=int64_t)
-    cdef object populate_pages(self, Chunk chunk, uint32_t first, uint32_t end, uint32_t gfp)
-
-    cdef object depopulate_pages(self, Chunk chunk, uint32_t first, uint32_t end)
-
     @cython.locals(start=uint32_t, offset=uint32_t, empty=int64_t, found=PercpuObject)
     cdef PercpuObject take(self, Chunk chunk, uint32_t size, uint32_t align, uint32_t granules, uint32_t gfp,
                            bint reserved, bint atomic, object caller)
 
     @cython.locals(chunk=Chunk, empty=int64_t)
     cpdef object free(self, PercpuObject found)
-
-    @cython.locals(slot=int)
-    cdef object place(self, Chunk chunk)
 
     cdef object queue_balance(self)
 
@@ -91,20 +62,5 @@ cdef class PercpuAllocator:
     @cython.locals(done=uint32_t, page=uint32_t, end=uint32_t)
     cdef uint32_t populate_some(self, Chunk chunk, uint32_t wanted) except? 99999999
 
-    @cython.locals(chunk=Chunk)
-    cdef object fill_fixed(self, Chunk chunk, uint64_t base)
-
-    @cython.locals(whole=Chunk)
-    cdef object set_up_paged(self)
-
     @cython.locals(missing=int64_t, chunk=Chunk, slot=uint32_t)
     cdef object fill_reserve(self)
-
-    @cython.locals(pages=int64_t)
-    cdef object destroy_chunk(self, Chunk chunk)
-
-    @cython.locals(dynamic=Chunk)
-    cdef object adopt_first(self, object layout, object base, list areas)
-
-@cython.locals(slot=uint32_t)
-cdef uint32_t slot_of(uint32_t granules) noexcept nogil

@@ -29,28 +29,27 @@ Protected by the lock of the space.
 
 import cython
 
-from vmalloc.calls import pcpu_areas
-from vmalloc.errors import BadAddress, BadSize, OutOfAddresses, OutOfFrames, VmallocError
+from vmalloc.errors import BadAddress, BadSize, OutOfAddresses, OutOfFrames
 from vmalloc.flags import GFP_KERNEL, format_gfp
-from vmalloc.percpu import first_chunk
-from vmalloc.percpu.layout import MIN_UNIT_SIZE, PercpuSettings, cpu_to_node, make_layout, page_layout
-from vmalloc.units import format_size, is_power_of_two
+from vmalloc.percpu.chunks import Chunks
+from vmalloc.percpu.layout import MIN_UNIT_SIZE
+from vmalloc.units import is_power_of_two
 
 if not cython.compiled:
     from vmalloc.flags import GFP_DIRECT_RECLAIM, GFP_NOWARN, NMI, TASK
-    from vmalloc.percpu.chunk import Chunk, PercpuObject
+    from vmalloc.percpu.chunk import PercpuObject
+    from vmalloc.percpu.chunks import NR_SLOTS, slot_of
     from vmalloc.percpu.free_map import NOT_FOUND as NONE
     from vmalloc.percpu.layout import EMPTY_HIGH, EMPTY_LOW
-    from vmalloc.percpu.populate import depopulate, destroy_frames, populate, zero_object
+    from vmalloc.percpu.populate import zero_object
 
     GRANULE_SHIFT = 2
-    NR_SLOTS = 33
     MAX_SIZE = MIN_UNIT_SIZE
 
 __all__ = ["PercpuAllocator"]
 
 
-class PercpuAllocator:
+class PercpuAllocator(Chunks):
     """The per-CPU allocator of a space.
 
     Args:
@@ -58,123 +57,22 @@ class PercpuAllocator:
         settings: ``PercpuSettings``, or a mapping of some of its values.
 
     Attributes:
-        layout: the shape of all chunks; None before the first allocation.
-        chunks: all chunks, the dynamic part of the first one included; ``reserved``: that part of the first one.
-        nr_objects, nr_empty, nr_populated: live objects, empty pages and populated pages, not counting the reserved part.
+        nr_objects: live objects, those of the reserved part left out.
     """
 
     def __init__(self, state, settings):
-        self.state = state
-        self.machine = state.machine
-        self.settings = PercpuSettings.of(settings)
-        self.layout = None
-        self.unit_offsets = ()
-        info = state.info
-        self.nodes = tuple([cpu_to_node(cpu, info.cpus, info.nodes) for cpu in range(info.cpus)])
-        self.chunks = []
-        self.reserved = None
-        self.first_units = ()
-        self.first_areas = []
-        self.slots = [{} for _ in range(NR_SLOTS)]
+        Chunks.__init__(self, state, settings)
+        self.forget()
+
+    def forget(self):
+        """Begins anew: nothing was ever allocated."""
         self.nr_objects = 0
-        self.nr_empty = 0
-        self.nr_populated = 0
         self.balance_queued = False
         self.stuck = False
         self.wanted_pages = 0
-        self.made = 0
-        self.destroyed = 0
         self.allocations = 0
         self.failures = 0
-        self.pages_populated = 0
-        self.pages_depopulated = 0
         self.balances = 0
-
-    # -- the first chunk -------------------------------------------------------------------------------------------
-
-    def set_up(self):
-        """Makes the first chunk, as the boot would have: whatever context runs now.
-
-        Raises:
-            OutOfFrames, OutOfAddresses: not enough memory for it; nothing was changed.
-        """
-        context = self.machine.running.context
-        self.machine.running.context = TASK
-        try:
-            self.set_up_first_chunk()
-        finally:
-            self.machine.running.context = context
-
-    def set_up_first_chunk(self):
-        """``set_up`` in task context."""
-        if self.settings.first_chunk != "page":
-            try:
-                self.set_up_embedded()
-                return
-            except OutOfFrames as error:
-                if self.settings.first_chunk == "embed":
-                    raise
-                self.state.warn(f"percpu: embedding failed, using page size: {error}")
-        self.set_up_paged()
-
-    def set_up_embedded(self):
-        """The first chunk in the permanent map; raises OutOfFrames."""
-        info = self.state.info
-        layout, base, units = first_chunk.embed(self.state, make_layout(info, self.settings))
-        first_chunk.trim_first(self.state, layout, units)
-        if first_chunk.span_is_too_large(self.state, layout) and self.settings.first_chunk == "auto":
-            first_chunk.give_back_first(self.state, layout, units)
-            raise OutOfFrames("the groups of per-CPU memory are too far apart")
-        self.first_units = tuple(units)
-        self.adopt_first(layout, base, [])
-
-    def set_up_paged(self):
-        """The first chunk in the vmalloc range."""
-        layout = page_layout(self.state.info, self.settings)
-        self.layout, self.unit_offsets = layout, layout.unit_offsets
-        try:
-            areas = self.reserve_areas()
-        except VmallocError:
-            self.layout, self.unit_offsets = None, ()
-            raise
-        base = areas[0].addr - layout.group_offsets[0]
-        size = layout.size_sum
-        whole = Chunk(base, layout.unit_pages, self.state.page_shift, self.state.info.cpus, areas, True, 0, size)
-        used = size // layout.page_size
-        try:
-            populate(self.machine, whole, self.unit_offsets, self.nodes, 0, used, GFP_KERNEL)
-        except VmallocError:
-            self.release_areas(areas)
-            self.layout, self.unit_offsets = None, ()
-            raise
-        self.first_units = tuple(
-            [tuple([whole.frame(page, cpu) for page in range(used)]) for cpu in range(whole.nr_cpus)]
-        )
-        self.adopt_first(layout, base, areas)
-
-    def adopt_first(self, layout, base, areas):
-        """Makes the parts of the first chunk, whose frames are there, chunks to allocate from."""
-        info = self.state.info
-        self.layout, self.unit_offsets = layout, layout.unit_offsets
-        self.first_areas = areas
-        self.reserved, dynamic = first_chunk.usable_chunks(layout, base, self.state.page_shift, info.cpus, areas)
-        self.fill_fixed(dynamic, base)
-        if self.reserved is not None:
-            self.fill_fixed(self.reserved, base)
-        self.add_chunk(dynamic)
-
-    def fill_fixed(self, chunk, base):
-        """Notes the frames of a part of the first chunk."""
-        skip = (chunk.base - base) >> self.state.page_shift
-        for page in range(chunk.nr_pages):
-            for cpu in range(chunk.nr_cpus):
-                chunk.set_frame(page, cpu, self.first_frame(cpu, skip + page))
-        chunk.set_populated(0, chunk.nr_pages)
-
-    def first_frame(self, cpu, page):
-        """The frame of a page of the first chunk."""
-        unit = self.first_units[cpu]
-        return unit + page if isinstance(unit, int) else unit[page]
 
     # -- allocate --------------------------------------------------------------------------------------------------
 
@@ -264,42 +162,6 @@ class PercpuAllocator:
             self.found = chunk.find(granules, order)
         return self.found != NONE
 
-    def populate_range(self, chunk, start, granules, gfp):
-        """Populates the pages of ``[start, start + granules)`` that are missing, all or none; raises OutOfFrames."""
-        shift = self.state.page_shift - GRANULE_SHIFT
-        end = ((start + granules - 1) >> shift) + 1
-        page = chunk.first_missing(start >> shift, end)
-        done = []
-        while page < end:
-            stop = page + 1
-            while stop < end and chunk.populated[stop] == 0:
-                stop += 1
-            try:
-                self.populate_pages(chunk, page, stop, gfp)
-            except OutOfFrames:
-                for first, behind in done:
-                    self.depopulate_pages(chunk, first, behind)
-                raise
-            done.append((page, stop))
-            page = chunk.first_missing(stop, end)
-
-    def populate_pages(self, chunk, first, end, gfp):
-        """Populates missing pages; raises OutOfFrames."""
-        empty = chunk.nr_empty
-        populate(self.machine, chunk, self.unit_offsets, self.nodes, first, end, gfp)
-        self.nr_empty += chunk.nr_empty - empty
-        self.nr_populated += end - first
-        self.pages_populated += end - first
-        self.state.percpu_pages += (end - first) * chunk.nr_cpus
-
-    def depopulate_pages(self, chunk, first, end):
-        """Takes the frames of empty pages away."""
-        depopulate(self.machine, chunk, self.unit_offsets, first, end)
-        self.nr_empty -= end - first
-        self.nr_populated -= end - first
-        self.pages_depopulated += end - first
-        self.state.percpu_pages -= (end - first) * chunk.nr_cpus
-
     def take(self, chunk, size, align, granules, gfp, reserved, atomic, caller):
         """Takes the fit in ``found``, zeroed; the object."""
         start = self.found
@@ -378,82 +240,6 @@ class PercpuAllocator:
                     return found
         raise BadAddress(base, "is not the base of a live per-CPU object")
 
-    # -- chunks ----------------------------------------------------------------------------------------------------
-
-    def place(self, chunk):
-        """Puts a chunk into the slot of its free bytes."""
-        slot = slot_of(chunk.map.nr_free)
-        if slot != chunk.slot:
-            if chunk.slot >= 0:
-                del self.slots[chunk.slot][chunk]
-            self.slots[slot][chunk] = None
-            chunk.slot = slot
-
-    def add_chunk(self, chunk):
-        """Notes a new chunk."""
-        self.chunks.append(chunk)
-        self.nr_empty += chunk.nr_empty
-        self.nr_populated += chunk.nr_populated
-        self.state.percpu_pages += chunk.nr_populated * chunk.nr_cpus
-        self.place(chunk)
-
-    def reserve_areas(self):
-        """The areas of a chunk; nobody but this allocator frees them."""
-        layout = self.layout
-        areas = pcpu_areas.pcpu_get_vm_areas(
-            self.state, list(layout.group_offsets), list(layout.group_sizes), layout.atom_size, "pcpu_get_vm_areas"
-        )
-        for vm in areas:
-            vm.is_array = True
-        return areas
-
-    def release_areas(self, areas):
-        """Unmaps the areas of a chunk and makes them lazy."""
-        for vm in areas:
-            vm.is_array = False
-        pcpu_areas.pcpu_free_vm_areas(self.state, areas)
-
-    def create_chunk(self, size, align):
-        """Makes a chunk, without frames.
-
-        Raises:
-            OutOfAddresses: no base at which all groups are free. OutOfFrames: no memory for records.
-        """
-        state, layout = self.state, self.layout
-        try:
-            areas = self.reserve_areas()
-        except BadSize as error:
-            reason = f"a chunk of {len(layout.groups)} groups: {error}"
-            raise OutOfAddresses(size, align, state.vmalloc_start, state.vmalloc_end, reason) from error
-        except OutOfAddresses as error:
-            span = format_size(layout.span)
-            reason = f"a chunk of {len(layout.groups)} groups that span {span}, even after a purge"
-            raise OutOfAddresses(size, align, state.vmalloc_start, state.vmalloc_end, reason) from error
-        base = areas[0].addr - layout.group_offsets[0]
-        chunk = Chunk(
-            base, layout.unit_pages, state.page_shift, state.info.cpus, areas, False, 0, layout.unit_size
-        )  # fmt: skip
-        self.add_chunk(chunk)
-        self.made += 1
-        if state.observer is not None:
-            state.observer("percpu_create_chunk", base_addr=base)
-        return chunk
-
-    def destroy_chunk(self, chunk):
-        """Gives a chunk without objects back: addresses lazily, without a flush, then the frames."""
-        del self.slots[chunk.slot][chunk]
-        self.chunks.remove(chunk)
-        self.release_areas(chunk.areas)
-        pages = chunk.nr_populated
-        self.nr_empty -= chunk.nr_empty
-        self.nr_populated -= pages
-        self.state.percpu_pages -= pages * chunk.nr_cpus
-        destroy_frames(self.machine, chunk)
-        self.pages_depopulated += pages
-        self.destroyed += 1
-        if self.state.observer is not None:
-            self.state.observer("percpu_destroy_chunk", base_addr=chunk.base)
-
     # -- the balance work ------------------------------------------------------------------------------------------
 
     def queue_balance(self):
@@ -465,7 +251,7 @@ class PercpuAllocator:
     def balance(self):
         """The work; see the opening of this file. What it cannot have it does without."""
         self.balance_queued = False
-        if self.layout is None:
+        if self.layout is None:  # closed meanwhile
             return
         self.balances += 1
         self.destroy_idle_chunks()
@@ -531,23 +317,12 @@ class PercpuAllocator:
 
     def close(self):
         """Gives everything back, objects and the first chunk included: the space is closed."""
-        if self.layout is None:
-            return
         for chunk in self.chunks + ([] if self.reserved is None else [self.reserved]):
             for found in list(chunk.objects.values()):
                 found.live = False
             chunk.objects.clear()
-        for chunk in [chunk for chunk in self.chunks if not chunk.fixed]:
-            self.destroy_chunk(chunk)
-        if self.first_areas:
-            self.release_areas(self.first_areas)
-            for unit in self.first_units:
-                for pfn in unit:
-                    self.machine.give(pfn, 0)
-        else:
-            first_chunk.give_back_first(self.state, self.layout, self.first_units)
-        self.__init__(self.state, self.settings)
-        self.state.percpu_pages = 0
+        self.release_all()
+        self.forget()
 
 
 class Balance:
@@ -558,12 +333,3 @@ class Balance:
 
     def __call__(self):
         self.allocator.balance()
-
-
-def slot_of(granules):
-    """The slot of a chunk with so many free granules."""
-    slot = 0
-    while granules != 0:
-        granules >>= 1
-        slot += 1
-    return slot

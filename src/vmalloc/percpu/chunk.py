@@ -213,7 +213,9 @@ class Chunk:
 
     def frames_of(self, page):
         """The frames of a page, CPU by CPU; none when it is not populated."""
-        return [self.frame(page, cpu) for cpu in range(self.nr_cpus)] if self.first_missing(page, page + 1) > page else []
+        if self.first_missing(page, page + 1) == page:
+            return []
+        return [self.frame(page, cpu) for cpu in range(self.nr_cpus)]
 
     def missing_pages(self):
         """Pages without frames, ascending."""

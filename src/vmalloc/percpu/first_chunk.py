@@ -146,16 +146,12 @@ def usable_chunks(
     They need not begin at a page: a page that two parts share belongs to both, and neither hands out the other's bytes.
     """
     page = 1 << page_shift
-    parts = []
-    begin = layout.static_size
-    for end in (begin + layout.reserved_size, layout.size_sum):
+
+    def part(begin: int, end: int) -> Chunk:
         low, high = align_down(begin, page), align_up(end, page)
-        parts.append(
-            None
-            if begin == end
-            else Chunk(
-                base + low, (high - low) >> page_shift, page_shift, nr_cpus, areas, True, begin - low, end - low
-            )
-        )
-        begin = end
-    return parts[0], parts[1]
+        nr_pages = (high - low) >> page_shift
+        return Chunk(base + low, nr_pages, page_shift, nr_cpus, areas, True, begin - low, end - low)
+
+    dynamic = layout.static_size + layout.reserved_size
+    reserved = part(layout.static_size, dynamic) if layout.reserved_size else None
+    return reserved, part(dynamic, layout.size_sum)

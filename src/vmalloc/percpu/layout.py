@@ -171,7 +171,7 @@ class Layout:
 
     def at(self, group_offsets: tuple[int, ...]) -> Layout:
         """The same shape with its groups elsewhere."""
-        units = {}
+        units: dict[int, int] = {}
         for group, offset in zip(self.groups, group_offsets, strict=True):
             units |= {cpu: offset + i * self.unit_size for i, cpu in enumerate(group.cpus)}
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,8 +1,8 @@
 """Frames for pages of a chunk, and back: for all possible CPUs, or not at all (specification section 7.2).
 
-A page of an object must exist in every CPU's unit before the object is handed out, also for CPUs that never look at it:
-nobody may have to allocate when he first touches his copy.  So frames come CPU by CPU, each from its CPU's node, as base
-pages; then they are mapped, unit by unit; whatever runs short, everything is taken back.
+A page of an object must exist in every CPU's unit before the object is handed out, also for CPUs that never look at
+it: nobody may have to allocate when he first touches his copy.  So frames come CPU by CPU, each from its CPU's node, as
+base pages; then they are mapped, unit by unit; whatever runs short, everything is taken back.
 
 Flushing: a range of pages is flushed once, from the lowest unit to the highest, however far these lie apart - on a
 machine of several nodes that is everything in between.  A chunk that is destroyed is not flushed: its addresses become

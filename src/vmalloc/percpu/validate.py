@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmalloc.errors import ValidationError
 from vmalloc.percpu.chunk import Chunk
@@ -76,7 +76,8 @@ def validate_chunk(chunk: Chunk) -> None:
     allocated = 0
     for offset, found in chunk.objects.items():
         said = f"{found!r}"
-        _expect(found.live and found.chunk is chunk and found.offset == offset, "per-CPU chunk", said, f"its place {name}")
+        here = found.live and found.chunk is chunk and found.offset == offset
+        _expect(here, "per-CPU chunk", said, f"its place {offset:#x} in {name}")
         _expect(offset % found.align == 0, "per-CPU chunk", said, f"its alignment {found.align}")
         granules = -(-found.size // BYTES_PER_GRANULE)
         allocated += granules * BYTES_PER_GRANULE
@@ -89,7 +90,8 @@ def validate_chunk(chunk: Chunk) -> None:
     for i, taken in enumerate(bits):
         whose = owner.get(i, "no object")
         _expect(taken == (i in owner), "per-CPU chunk", f"granule {i} of {name}, taken: {taken}", f"{whose} there")
-    _expect(chunk.allocated == allocated, "per-CPU chunk", f"{chunk.allocated} bytes of {name}", f"{allocated} of objects")
+    said = f"{chunk.allocated} bytes of {name}"
+    _expect(chunk.allocated == allocated, "per-CPU chunk", said, f"{allocated} of objects")
     _check_pages(chunk, owner)
     _check_bounds(chunk, bits)
 
@@ -101,7 +103,8 @@ def _check_pages(chunk: Chunk, owner: dict[int, str]) -> None:
     used = [0] * chunk.nr_pages
     for granule in owner:
         used[granule // per_page] += 1
-    _expect(list(chunk.used) == used, "per-CPU chunk", f"granules used in pages of {name}: {list(chunk.used)}", f"{used}")
+    counted = list(chunk.used)
+    _expect(counted == used, "per-CPU chunk", f"granules used in pages of {name}: {counted}", f"{used}")
     populated = [page for page in range(chunk.nr_pages) if chunk.populated[page]]
     said = f"nr_populated {chunk.nr_populated} of {name}"
     _expect(chunk.nr_populated == len(populated), "per-CPU chunk", said, f"{len(populated)} populated pages")
@@ -119,7 +122,7 @@ def _check_bounds(chunk: Chunk, bits: list[bool]) -> None:
         _expect(longest < bound, "per-CPU chunk", said, f"a fit of {longest} granules")
 
 
-def _check_frames(allocator: PercpuAllocator, chunk: Chunk, owners: dict[int, str]) -> None:
+def _check_frames(allocator: Any, chunk: Chunk, owners: dict[int, str]) -> None:
     """Frames are held, once each; what is mapped in a unit are these and nothing else."""
     machine, layout = allocator.machine, allocator.layout
     for page in range(chunk.nr_pages):
@@ -139,7 +142,8 @@ def _check_frames(allocator: PercpuAllocator, chunk: Chunk, owners: dict[int, st
                 continue
             mapped = machine.translate(address)
             if frames:
-                _expect(mapped == frames[cpu], "per-CPU frames", f"{said}, frame {frames[cpu]:#x}", f"{mapped:#x} mapped")
+                said = f"{said}, frame {frames[cpu]:#x}"
+                _expect(mapped == frames[cpu], "per-CPU frames", said, f"{mapped:#x}, which is mapped")
             elif not chunk.fixed:
                 _expect(mapped < 0, "per-CPU frames", f"{said}, not populated", f"frame {mapped:#x} mapped there")
 
@@ -156,7 +160,8 @@ def validate_percpu(allocator: PercpuAllocator) -> None:
         _expect(state.percpu_pages == 0, "per-CPU allocator", "no layout", f"{state.percpu_pages} frames")
         return
     said = f"offsets of units {allocator.unit_offsets}"
-    _expect(layout.unit_offsets == allocator.unit_offsets, "per-CPU allocator", said, f"the layout's {layout.unit_offsets}")
+    same = layout.unit_offsets == allocator.unit_offsets
+    _expect(same, "per-CPU allocator", said, f"the layout's {layout.unit_offsets}")
     owners: dict[int, str] = {}
     for chunk in allocator.chunks:
         validate_chunk(chunk)
@@ -187,14 +192,16 @@ def _check_place(allocator: PercpuAllocator, chunk: Chunk) -> None:
     _expect(found == [wanted] == [chunk.slot], "per-CPU slots", f"{chunk!r} in slots {found}", f"its slot {wanted}")
 
 
-def _check_areas(allocator: PercpuAllocator, chunk: Chunk) -> None:
+def _check_areas(allocator: Any, chunk: Chunk) -> None:
     """A chunk has an area per group, live, where the layout says."""
     layout, state = allocator.layout, allocator.state
     if chunk.fixed:
         return
-    wanted = [(chunk.base + offset, size) for offset, size in zip(layout.group_offsets, layout.group_sizes, strict=True)]
+    groups = zip(layout.group_offsets, layout.group_sizes, strict=True)
+    wanted = [(chunk.base + offset, size) for offset, size in groups]
     found = [(vm.addr, vm.size) for vm in chunk.areas]
     _expect(found == wanted, "per-CPU chunk", f"areas {found} of {chunk!r}", f"the layout's groups {wanted}")
     for vm in chunk.areas:
         name = format_range(vm.addr, vm.addr + vm.size)
-        _expect(vm.live and state.areas.get(vm.addr) is vm, "per-CPU chunk", f"{name} of {chunk!r}", "the areas there are")
+        known = vm.live and state.areas.get(vm.addr) is vm
+        _expect(known, "per-CPU chunk", f"{name} of {chunk!r}", "the areas there are")
