@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from vmalloc.errors import BadRequest
@@ -80,7 +82,7 @@ def test_any_number_of_cpus_on_any_number_of_nodes(cpus: int, nodes: int) -> Non
     assert layout.unit_size % 4096 == 0
     assert layout.unit_size >= layout.size_sum
     units = sorted(layout.unit_offsets)
-    assert all(b - a >= layout.unit_size for a, b in zip(units, units[1:], strict=False))
+    assert all(b - a >= layout.unit_size for a, b in pairwise(units))
     assert len(set(units)) == cpus
     for group, offset, size in zip(layout.groups, layout.group_offsets, layout.group_sizes, strict=True):
         assert offset % layout.atom_size == size % layout.atom_size == 0
