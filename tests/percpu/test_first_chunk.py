@@ -13,8 +13,6 @@ from vmalloc.percpu import first_chunk
 from vmalloc.space.simulated import simulated
 from vmalloc.units import MIB
 
-pytestmark = pytest.mark.both_builds
-
 
 def test_an_embedded_first_chunk_has_permanent_addresses_and_real_distances() -> None:
     """Section 7.2: offsets of groups are the physical distances of their memory."""
