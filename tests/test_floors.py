@@ -27,6 +27,7 @@ FLOORS = {
     "trace": 7,
     "workloads": 7,
     "space": 6,
+    "percpu": 5,
     "views": 5,  # pictures of the state, which the space has under a lock; not of the space
     "calls": 4,
     "kasan": 3,

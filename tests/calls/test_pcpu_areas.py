@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from calls.watch import KERNELS, PAGE, make, refused, settled
-from vmalloc.errors import BadAddress, BadContext, BadSize, OutOfFrames
+from vmalloc.errors import BadAddress, BadContext, BadSize, OutOfAddresses, OutOfFrames
 from vmalloc.flags import VM_ALLOC
+from vmalloc.machine.simulated.arch import ARCHITECTURES
+from vmalloc.space.area import Area
+from vmalloc.space.simulated import SimulatedSpace
 
 pytestmark = pytest.mark.both_builds
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -57,3 +62,61 @@ def test_what_is_refused(kernel: str) -> None:
     space.pcpu_free_vm_areas(areas)
     with refused(space, BadAddress, "freed already"):
         space.pcpu_free_vm_areas(areas)
+
+
+def small_range(kernel: str) -> tuple[SimulatedSpace, int]:
+    """A space whose vmalloc range is that of A.15, moved to where kernel addresses are; by how much."""
+    start = 0xFFFFC90000100000
+    arch = replace(ARCHITECTURES["x86_64"], vmalloc_start=start, vmalloc_end=start + 0x80000)
+    return make(kernel, arch=arch), start - 0x100000
+
+
+def free_ranges(space: SimulatedSpace, moved: int) -> list[tuple[int, int]]:
+    """Free ranges inside the vmalloc range, as the appendix writes them."""
+    low, high = space.state.vmalloc_start, space.state.vmalloc_end
+    blocks = [(max(block.start, low), min(block.end, high)) for block in space.state.space.free_blocks()]
+    return [(start - moved, end - moved) for start, end in blocks if start < end]
+
+
+@every_kernel
+def test_a15_on_a_machine(kernel: str) -> None:
+    """A.15 and section 7.1: from the top down, past obstacles, into a hole that fits exactly."""
+    space, moved = small_range(kernel)
+    group = ([0, 0x20000], [0x8000, 0x8000], 0x8000)
+
+    def starts(areas: list[Area]) -> list[int]:
+        return [area.address - moved for area in areas]
+
+    first = space.pcpu_get_vm_areas(*group)
+    assert starts(first) == [0x158000, 0x178000]
+    assert free_ranges(space, moved) == [(0x100000, 0x158000), (0x160000, 0x178000)]
+    obstacle = space.get_vm_area(3 * PAGE, start=moved + 0x168000)  # and the guard page
+    assert obstacle.address == moved + 0x168000
+    second = space.pcpu_get_vm_areas(*group)
+    assert starts(second) == [0x150000, 0x170000]
+    assert free_ranges(space, moved) == [(0x100000, 0x150000), (0x160000, 0x168000), (0x16C000, 0x170000)]
+    assert space.get_vm_area(PAGE).detach() == moved + 0x100000
+    third = space.pcpu_get_vm_areas(*group)
+    assert starts(third) == [0x140000, 0x160000]
+    assert free_ranges(space, moved) == [(0x102000, 0x140000), (0x148000, 0x150000), (0x16C000, 0x170000)]
+    space.validate()
+
+
+@every_kernel
+def test_a15_again_after_a_purge(kernel: str) -> None:
+    """Sections 7.1 and 4.4: what is lazy is purged once when no base is found, and then no more is tried."""
+    space, moved = small_range(kernel)
+    group = ([0, 0x20000], [0x8000, 0x8000], 0x8000)
+    first = space.pcpu_get_vm_areas(*group)
+    second = space.pcpu_get_vm_areas(*group)
+    filling = [space.get_vm_area(0x7000, start=space.state.vmalloc_start) for _ in range(12)]
+    assert not free_ranges(space, moved)
+    with refused(space, OutOfAddresses, "even after a purge"):
+        space.pcpu_get_vm_areas(*group)
+    space.pcpu_free_vm_areas(second)
+    flushes = space.stats()["tlb_flushes"]
+    again = space.pcpu_get_vm_areas(*group)
+    assert [area.address for area in again] == [area.address for area in second]
+    assert space.stats()["tlb_flushes"] == flushes + 1
+    assert len(filling) + len(first) == 14
+    space.validate()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from vmalloc.calls.aliases import reclaim_and_purge
 from vmalloc.calls.reserve import allow_access
 from vmalloc.calls.state import VmallocState
-from vmalloc.calls.vfree import remove_vm_area
+from vmalloc.calls.vfree import expect_no_array, remove_vm_area
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import BadAddress, OutOfAddresses, OutOfFrames
 from vmalloc.flags import TASK, VM_ALLOC
@@ -85,6 +85,7 @@ def pcpu_free_vm_areas(state: VmallocState, areas: Iterable[VmStruct]) -> None:
     for i, vm in enumerate(group):
         if not vm.live or state.areas.get(vm.addr) is not vm:
             raise BadAddress(vm.addr, "is not the start of an area of its own")
+        expect_no_array(vm, vm.addr)
         if vm.pages is not None or not vm.flags & VM_ALLOC or vm in group[:i]:
             raise BadAddress(vm.addr, f"{vm!r} is no area of a per-CPU group, or stands in the list twice")
     for vm in group:

@@ -29,6 +29,7 @@ cdef class VmallocState:
     cdef readonly dict areas            # start: VmStruct
     cdef readonly dict contiguous       # permanent address: VmStruct of what kmalloc gave
     cdef public int64_t nr_vmalloc_pages
+    cdef public int64_t percpu_pages    # frames of per-CPU objects, kept by the allocator of these
     cdef public bint drain_queued
     cdef readonly list deferred_frees
     cdef readonly list failed_areas

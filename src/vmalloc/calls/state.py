@@ -91,6 +91,7 @@ class VmallocState:
         self.areas = {}
         self.contiguous = {}
         self.nr_vmalloc_pages = 0
+        self.percpu_pages = 0
         self.drain_queued = False
         self.deferred_frees = [[] for _ in range(info.cpus)]
         self.failed_areas = []

@@ -93,8 +93,10 @@ def refuse_free(state, address, call, reason):
 
 
 def expect_no_array(vm, address):
-    """Raises BadAddress for the list of frames of another area: that one would be left without."""
+    """Raises BadAddress for what belongs to another: the list of frames of an area, a chunk's areas."""
     if vm.is_array:
+        if vm.pages is None:
+            raise BadAddress(address, f"{vm!r} is part of a chunk of the per-CPU allocator, and goes with that")
         raise BadAddress(address, f"{vm!r} is the list of frames of another area, and goes with that")
 
 

@@ -34,7 +34,8 @@ class VmStruct:
         array_area: the area that its list of frames is kept in, when the list is longer than a page.
         guard_size: bytes of the guard page; 0 for none.
         live: False from the moment it is freed.
-        is_array: whether it holds the list of frames of another area, and is freed with that one only.
+        is_array: whether it holds the list of frames of another area, or is part of a per-CPU chunk, and is freed with
+            that one only.
     """
 
     def __init__(self, size, flags, guard_size):

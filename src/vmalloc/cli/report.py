@@ -99,6 +99,11 @@ def _agreement(result: ReplayResult) -> Table:
         table.add_row(f"{count:,}", f"elsewhere: {cause}")
     if result.reordered:
         table.add_row(f"{result.reordered:,}", "allocations happened before one that was written earlier")
+    if result.pcpu_chunks:
+        unseen = result.pcpu_chunks_hidden
+        hidden = f" ({unseen:,} of them recorded with a hashed base)" if unseen else ""
+        many = _number(result.pcpu_chunks, "per-CPU chunk")
+        table.add_row(f"{result.pcpu_chunks_agreed:,}", f"of {many} at the kernel's base{hidden}")
     for name, count in result.assumptions.items():
         table.add_row(f"{count:,}", _ASSUMPTIONS.get(name, name))
     first = result.first_mismatch

@@ -20,6 +20,7 @@ from vmalloc.machine.simulated.arch import ARCHITECTURES, Arch, LeafNeed
 from vmalloc.machine.simulated.machine import SimulatedMachine
 from vmalloc.machine.simulated.mempolicy import MemPolicy
 from vmalloc.machine.wrappers import FailingMachine
+from vmalloc.percpu.layout import PercpuSettings
 from vmalloc.policy import Policy, policy_of
 from vmalloc.space.space import VmallocSpace
 from vmalloc.units import align_up, format_size, parse_size
@@ -160,6 +161,7 @@ def simulated(
     tlb: Mapping[str, Any] | None = None,
     missing: Collection[LeafNeed] = (),
     policy: Policy | Mapping[str, object] | Iterable[str] | None = None,
+    percpu: PercpuSettings | Mapping[str, Any] | None = None,
 ) -> SimulatedSpace:
     """Makes an allocator over a modelled computer.
 
@@ -177,6 +179,7 @@ def simulated(
         tlb: ``sizes`` and ``policy`` of the TLBs.
         missing: ``LeafNeed`` that the CPUs do not have.
         policy: rules that differ from the kernel's: a ``Policy``, a mapping, or texts such as ``"fit=lowest"``.
+        percpu: sizes of the first per-CPU chunk, and where it is: values of ``PercpuSettings``.
 
     Raises:
         BadRequest: there can be no such machine. ValueError: an unknown kernel version, or no size.
@@ -202,7 +205,7 @@ def simulated(
     checker = None
     if kasan:
         checker = Kasan(failing, in_bulk=version.shadow_in_bulk, release_merged=version.shadow_goes_with_neighbours)
-    return SimulatedSpace(failing, version, early, observer, checker, rules)
+    return SimulatedSpace(failing, version, early, observer, checker, rules, PercpuSettings.of(percpu))
 
 
 def _shadow_range(arch: Arch) -> tuple[int, int]:

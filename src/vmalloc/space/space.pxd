@@ -13,6 +13,8 @@ from vmalloc.calls.vm_struct cimport VM_ALLOW_HUGE_VMAP, VM_USERMAP, VmStruct
 from vmalloc.calls.vmalloc cimport vmalloc_node_range as allocate_range
 from vmalloc.calls.where cimport Caller, caller_of
 from vmalloc.machine.base cimport Machine
+from vmalloc.percpu.allocator cimport PercpuAllocator
+from vmalloc.percpu.chunk cimport PercpuObject
 from vmalloc.space.area cimport Area
 
 # Mirrors flags.py (tests/test_flags.py compares them).
@@ -28,6 +30,7 @@ cdef class VmallocSpace:
     cdef readonly Machine machine
     cdef readonly VmallocState state
     cdef readonly object kasan
+    cdef readonly PercpuAllocator percpu
     cdef readonly object lock
     cdef object acquire
     cdef object unlock

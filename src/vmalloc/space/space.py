@@ -33,7 +33,11 @@ from vmalloc.flags import (
     parse_prot,
 )
 from vmalloc.pages import Pages
+from vmalloc.percpu.allocator import PercpuAllocator
+from vmalloc.percpu.stats import percpu_stats
+from vmalloc.percpu.validate import validate_percpu
 from vmalloc.space.area import Area
+from vmalloc.space.per_cpu import PerCpu
 from vmalloc.views.areas import areas_table
 from vmalloc.views.meminfo import meminfo
 from vmalloc.views.stats import stats
@@ -59,6 +63,7 @@ if not cython.compiled:
         VM_ALLOW_HUGE_VMAP,
         VM_USERMAP,
     )
+    from vmalloc.percpu.chunk import PercpuObject
 
     PROT_RW = PROT_READ | PROT_WRITE
 
@@ -75,18 +80,21 @@ class VmallocSpace:
         observer: told what the kernel would trace: ``observer(event, **fields)``.
         kasan: a ``Kasan`` over this machine, that every load and store is checked by; None for none.
         policy: rules that differ from the kernel's (``policy.Policy``), or None.
+        percpu: sizes of the first per-CPU chunk (``percpu.layout.PercpuSettings``).
 
     Attributes:
         machine: as given.
         state: what the calls work on.
+        percpu: the allocator of per-CPU objects.
     """
 
-    def __init__(self, machine, kernel, early_areas=(), observer=None, kasan=None, policy=None):
+    def __init__(self, machine, kernel, early_areas=(), observer=None, kasan=None, policy=None, percpu=None):
         ranges = early_areas.ranges if isinstance(early_areas, early.EarlyAreas) else early_areas
         self.machine = machine
         self.kasan = kasan
         self.state = VmallocState(machine, kernel, ranges, observer, kasan, policy)
         self.state.unlock_for = self.without_lock
+        self.percpu = PercpuAllocator(self.state, percpu)
         self.lock = threading.Lock()
         self.acquire = self.lock.acquire
         self.unlock = self.lock.release
@@ -147,14 +155,18 @@ class VmallocSpace:
         """Frees the areas whose handles are gone."""
         while self.dropped:
             vm = self.dropped.popleft()
-            if vm.live and vm.addr not in self.state.rcu_waiting:  # else a worker frees it
+            waits = not isinstance(vm, PercpuObject) and vm.addr in self.state.rcu_waiting  # then a worker frees it
+            if vm.live and not waits:
                 try:
                     self.free_record(vm)
                 except VmallocError as error:
                     self.state.warn(f"an area that nobody holds could not be freed: {error}")
 
     def free_record(self, vm):
-        """Frees an area by its record: as it was allocated."""
+        """Frees an area, or a per-CPU object, by its record: as it was allocated."""
+        if isinstance(vm, PercpuObject):
+            self.percpu.free(vm)
+            return
         if vm.addr in self.state.contiguous and self.state.contiguous[vm.addr] is vm:
             kvmalloc.kfree(self.state, vm.addr)
         else:
@@ -710,6 +722,61 @@ class VmallocSpace:
         finally:
             self.unlock()
 
+    # -- per-CPU objects -------------------------------------------------------------------------------------------
+
+    def alloc_percpu(self, size, align=8, *, gfp=0xCC0, reserved=False):
+        """Allocates an object of which every CPU has a copy, zeroed; each at a constant offset from one base.
+
+        Args:
+            size, align: bytes; at most 32 KiB, and a power of two up to the page.
+            gfp: ``GFP_*``; without reclaim, or in an interrupt, only what is populated already is given.
+            reserved: from the part of the first chunk that is kept for modules.
+
+        Returns:
+            The ``PerCpu``.
+
+        Raises:
+            BadSize: a size or an alignment that no chunk serves. BadContext: in an NMI.
+            OutOfAddresses, OutOfFrames: nothing left; nothing was changed.
+        """
+        caller = caller_of(2)
+        if gfp != GFP_KERNEL:
+            gfp = checked_gfp(gfp)
+        size, align = index(size), index(align)
+        self.enter()
+        try:
+            found = self.percpu.alloc(size, align, gfp, bool(reserved), caller)
+        finally:
+            self.unlock()
+        return PerCpu(self, found)
+
+    def free_percpu(self, p):
+        """Frees a per-CPU object, given itself or by its base, in any context but NMI. None is ignored.
+
+        Raises:
+            BadAddress: it was freed already, belongs to another space, or no object has this base.
+        """
+        if p is None:
+            return
+        self.enter()
+        try:
+            if isinstance(p, PerCpu):
+                if p.space is not self:
+                    raise BadAddress(p.base, "this per-CPU object belongs to another space")
+                self.percpu.free(p.found)
+            else:
+                self.percpu.free(self.percpu.object_at(index(p)))
+        finally:
+            self.unlock()
+
+    def percpu_stats(self):
+        """Counters and sizes of the per-CPU allocator, by name."""
+        self.look()
+        try:
+            return percpu_stats(self.percpu)
+        finally:
+            self.unlock()
+
     # -- user space and permissions --------------------------------------------------------------------------------
 
     def remap_vmalloc_range(self, mapping, area, pgoff=0, size=None):
@@ -956,6 +1023,7 @@ class VmallocSpace:
         self.look()
         try:
             self.state.validate()
+            validate_percpu(self.percpu)
         finally:
             self.unlock()
 
@@ -970,6 +1038,7 @@ class VmallocSpace:
             self.machine.run_deferred()
             self.state.rcu.abandon()
             self.machine.run_deferred()
+            self.percpu.close()
             for vm in list(self.state.areas.values()):
                 if vm.live and vm.addr in self.state.areas and not vm.is_array:
                     free_area(self.state, vm)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vmalloc.trace.events import FREE, PURGE, Trace
+from vmalloc.trace.events import FREE, PCPU_CREATE, PURGE, Trace
 from vmalloc.trace.replay.engine import Engine
 from vmalloc.trace.replay.markers import Reading, in_flight
 from vmalloc.trace.replay.plan import Plan
@@ -68,6 +68,11 @@ def count(
     result.unexplained = int(judged[UNEXPLAINED]) + counters["failures_wrong"]
     result.assumptions = {name: count for name, count in counters.items() if count}
     result.first_mismatch = _first_mismatch(trace, engine.first_offer, verdict)
+    bases = np.frombuffer(trace.events.va_start, dtype=np.uint64)[replayed == PCPU_CREATE]
+    placed = np.frombuffer(plan.placed, dtype=np.uint64)[replayed == PCPU_CREATE]
+    result.pcpu_chunks = len(bases)
+    result.pcpu_chunks_hidden = int(np.count_nonzero(bases == 0))
+    result.pcpu_chunks_agreed = int(np.count_nonzero((bases == placed) & (bases != 0)))
     result.peak_busy_bytes = engine.peak_busy_bytes
     low, high = window
     holes = [min(end, high + 1) - max(start, low) for start, end in engine.allocator.free.blocks()]

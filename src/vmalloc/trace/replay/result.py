@@ -138,6 +138,8 @@ class ReplayResult:
         reordered, corrected, unexplained: counts; ``mismatches``: by cause; ``assumptions``: all other counters.
         first_mismatch: the first one, or None.
         snapshots: comparisons with the after snapshots.
+        pcpu_chunks: per-CPU chunks made; ``pcpu_chunks_agreed``: those at the recorded base, of
+            ``pcpu_chunks - pcpu_chunks_hidden`` whose base was recorded and not hashed.
         lost_events, overwritten: what ftrace says it lost.
         seconds: replay alone; ``read_seconds``: reading and parsing.
         peak_busy_bytes, largest_hole, free_bytes: bytes inside the vmalloc range, at the end (peak: over time).
@@ -169,6 +171,9 @@ class ReplayResult:
     assumptions: dict[str, int] = field(default_factory=dict)
     first_mismatch: Mismatch | None = None
     snapshots: list[SnapshotDifference] = field(default_factory=list)
+    pcpu_chunks: int = 0
+    pcpu_chunks_agreed: int = 0
+    pcpu_chunks_hidden: int = 0
     lost_events: int = 0
     overwritten: int = 0
     seconds: float = 0.0
