@@ -336,7 +336,7 @@ def test_a_page_given_back_is_not_reached_by_any_cpu_that_had_used_it() -> None:
     for cpu in range(4):
         with space.on_cpu(cpu), pytest.raises(Fault) as caught:
             space.load(address, 4)
-        assert caught.value.kind in ("unmapped", "guard")
+        assert caught.value.kind == "unmapped"  # the last page of an area, and no guard page
     assert held
     assert a.alive
 

@@ -15,7 +15,7 @@ from vmalloc.calls.ram_words import what_is_at
 from vmalloc.calls.state import VmallocState
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import BadAddress, BadSize, Fault
-from vmalloc.flags import VM_IOREMAP, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_SPARSE, VM_UNINITIALIZED
 from vmalloc.units import format_range, format_size
 
 __all__ = ["explain", "refuse", "vread"]
@@ -47,7 +47,7 @@ def _what_is_at(state: VmallocState, address: int) -> tuple[str, str]:
             f"the area {format_range(vm.addr, vm.addr + vm.usable_size)} of {format_size(vm.requested_size)}, "
             f"allocated by {vm.caller}"
         )
-        if behind >= 0:
+        if behind >= 0 and not (vm.flags & VM_ALLOC and vm.pages is None):  # per-CPU areas have no guard page
             return "guard", f"{behind} bytes behind {where}"
         return "unmapped", f"{address - vm.addr} bytes into {where}"
     ram = what_is_at(state, address)
