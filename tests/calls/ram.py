@@ -1,4 +1,4 @@
-"""What the tests of ``vm_map_ram`` share: spaces whose flushes are counted and whose trace is kept, and block numbers."""
+"""What the tests of ``vm_map_ram`` share: spaces whose flushes are counted and traced, and the numbers of blocks."""
 
 from __future__ import annotations
 

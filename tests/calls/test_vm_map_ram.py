@@ -244,7 +244,7 @@ def test_stale_translations_last_until_aliases_are_flushed(kernel: str) -> None:
     space.store(address, b"old")
     space.vm_unmap_ram(address, 2)
     for cpu, kind in ((0, "stale_tlb"), (1, "freed")):
-        with space.on_cpu(cpu), pytest.raises(Fault, match="vm_map_ram block .* unmapped since") as caught:
+        with space.on_cpu(cpu), pytest.raises(Fault, match=r"vm_map_ram block .* unmapped since") as caught:
             space.load(address, 1)
         assert caught.value.kind == kind
     assert space.vm_map_ram(frames) == address + 2 * PAGE
@@ -349,7 +349,7 @@ def test_a_piece_that_cannot_be_mapped_is_dirty_and_its_block_stays(kernel: str,
 
 @every_kernel
 def test_a_range_that_cannot_be_mapped_is_lazy(kernel: str) -> None:
-    """Section 5.4: the undo is that of vm_unmap_ram here, too. A table that is missing in its middle: half is mapped."""
+    """Section 5.4: the undo is that of vm_unmap_ram here, too. A table is missing in its middle: half is mapped."""
     space = make(kernel, cpus=1)
     frames = space.alloc_pages(1024)
     before = settled(space)
@@ -368,7 +368,7 @@ def test_somebody_elses_mapping_is_in_the_way(kernel: str) -> None:
     frames = space.alloc_pages(3)
     address = space.vm_map_ram(frames[:1])
     space.machine.map_pages(address + 2 * PAGE, frames, 2, 1, 3)
-    with pytest.raises(BadAddress, match="mapped in .* already"):
+    with pytest.raises(BadAddress, match=r"mapped in .* already"):
         space.vm_map_ram(frames)
 
 

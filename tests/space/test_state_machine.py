@@ -195,10 +195,9 @@ class Programs(RuleBasedStateMachine):
     def model_free(self, area: Area) -> None:
         """An area goes, as ``vfree`` does it: addresses, permissions, frames, its list of frames."""
         self.model.remove_area(area)
-        if self.twin is not None:
-            if self.twin.free(area.start) and not self.drain_queued:
-                self.drain_queued = True
-                self.queue.append(("drain", 0))
+        if self.twin is not None and self.twin.free(area.start) and not self.drain_queued:
+            self.drain_queued = True
+            self.queue.append(("drain", 0))
         if area.reset_perms:
             self.model_aliases()
         self.model.put(area.pfns)
@@ -493,7 +492,9 @@ class Programs(RuleBasedStateMachine):
         found = [
             area
             for area in self.model.areas
-            if (area.kind in kinds if kinds else area.kind not in ("block", "ram")) and not area.pending and id(area) not in arrays
+            if (area.kind in kinds if kinds else area.kind not in ("block", "ram"))
+            and not area.pending
+            and id(area) not in arrays
         ]
         if not found:
             self.idle()
@@ -818,6 +819,8 @@ class Programs(RuleBasedStateMachine):
         if address is None:  # what was given to it for nothing is lost until a purge
             self.twin = self.twin if isinstance(self.error, OutOfAddresses) else None
             self.model.gone += [(a.start, a.end) for a in self.space.state.space.lazy() if a not in lazy]
+            self.space.run_deferred()
+            self.enter()
         numbers = self.space.state.blocks
         if count > numbers.max_alloc:
             if address is not None or self.twin is not None:
@@ -1205,7 +1208,9 @@ class Programs(RuleBasedStateMachine):
         if how in ("full", "trim"):
             self.lose([block for block in self.blocks if block.live == 0])
         aliases = self.model_aliases() if how == "aliases" else None
-        if twin is not None:
+        if twin is None:
+            self.space.run_deferred()  # many blocks at once may be more than the threshold
+        else:
             expected: Any = {
                 "purge": twin.purge,
                 "full": lambda: twin.purge(True),
