@@ -154,6 +154,7 @@ class Programs(RuleBasedStateMachine):
             )
         if not self.kernel.keeps_used_map:
             self.model.hidden |= {"block", "ram"}
+        self.ram_frames: list[int] = []
         self.blocks: list[Block] = []
         self.pieces: list[tuple[int, int, Block | None]] = []
         self.lists: list[Pages] = []
@@ -224,8 +225,15 @@ class Programs(RuleBasedStateMachine):
             self.twin = None  # half an area was made and taken apart: what follows is no plain program
             self.space.run_deferred()
             self.enter()
+            self.remember_lazy()
+        elif self.error is not None:
+            self.remember_lazy()
         self.count_other_flushes()
         return result
+
+    def remember_lazy(self) -> None:
+        """What a failed call made and took apart was freed, as everything that is lazy."""
+        self.model.gone += [(area.start, area.end) for area in self.space.state.space.lazy()]
 
     def count_other_flushes(self) -> None:
         """Flushes that the machine makes by itself: a table made room for a large leaf, or tables were freed."""
@@ -801,24 +809,23 @@ class Programs(RuleBasedStateMachine):
         failure=FAILURES,
     )
     def map_ram(self, counts: list[int], first: int, cpu: int, failure: Any) -> None:
-        """Section 5.4."""
+        """Section 5.4; frames that nobody frees meanwhile, or page tables would be written to through old mappings."""
         self.on(cpu)
-        owned = [*self.lists, *(area.pfns for area in self.model.areas), *(area.pfns for area in self.model.contiguous)]
-        every = [pfn for pages in owned for pfn in pages]
-        for count in counts if every else []:
+        if not self.ram_frames:
+            self.alloc_pages(9, 0, None, cpu, None, True)
+            self.ram_frames = list(self.lists.pop()) if self.error is None else []
+        for count in counts if self.ram_frames else []:
             self.enter()
-            self.map_one([every[(first + k) % len(every)] for k in range(count)], failure)
+            self.map_one([self.ram_frames[(first + k) % 9] for k in range(count)], failure)
 
     def map_one(self, pfns: list[int], failure: Any) -> None:
         """Where a piece is follows from what was asked for before; where a block is, the twin says."""
         count = len(pfns)
-        lazy = self.space.state.space.lazy()
         known = {block.area.start for block in self.blocks}
         address = self.call(lambda: self.space.vm_map_ram(pfns), failure)
         self.expect_shortage(count)
         if address is None:  # what was given to it for nothing is lost until a purge
             self.twin = self.twin if isinstance(self.error, OutOfAddresses) else None
-            self.model.gone += [(a.start, a.end) for a in self.space.state.space.lazy() if a not in lazy]
             self.space.run_deferred()
             self.enter()
         numbers = self.space.state.blocks
@@ -1310,7 +1317,7 @@ class Programs(RuleBasedStateMachine):
             self.space.kvfree(area.handle)
             self.model.put(area.pfns)
         self.model.contiguous.clear()
-        for pages in self.lists:
+        for pages in [*self.lists, self.ram_frames]:
             self.space.free_pages(pages)
             self.model.put(list(pages))
         self.space.purge(True)
