@@ -160,3 +160,74 @@ def test_an_area_that_waits_for_its_worker_is_told_apart(kernel: str) -> None:
         space.validate()
     space.run_deferred()
     space.validate()
+
+
+def range_forgotten(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.state.ram_ranges.pop(large)
+
+
+def range_of_another_size(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.state.ram_ranges[large] += 1
+
+
+def range_on_a_block(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.state.ram_ranges[piece] = 1
+
+
+def block_not_busy(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.machine.unmap(piece, piece + 3 * P)
+    space.state.allocator.free_lazily(piece)
+
+
+def block_unmarked(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.state.allocator.rows.poke(space.state.allocator.find_busy(piece), "flags", 0x101)
+
+
+def range_unmarked(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.state.allocator.rows.poke(space.state.allocator.find_busy(large), "flags", 0x100)
+
+
+def piece_not_mapped(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.machine.unmap(piece + P, piece + 2 * P)
+
+
+def mapped_beside_a_piece(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.machine.map_pages(piece + 3 * P, space.alloc_pages(1), 0, 1, 3)
+
+
+def range_not_mapped(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.machine.unmap(large + 64 * P, large + 65 * P)
+
+
+def blocks_broken(space: SimulatedSpace, piece: int, large: int) -> None:
+    space.state.blocks.poke(1, "free", 3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (range_forgotten, "marked VMAP_RAM contradicts what vm_map_ram has"),
+        (range_of_another_size, "contradicts the busy range"),
+        (range_on_a_block, "the block that begins there"),
+        (block_not_busy, "the busy ranges without an area"),
+        (block_unmarked, "flags 0x3 contradicts flags 0x1"),
+        (range_unmarked, "flags 0x1 contradicts flags 0x0"),
+        (piece_not_mapped, "in use: True contradicts the page table, mapped: False"),
+        (mapped_beside_a_piece, "in use: False contradicts the page table, mapped: True"),
+        (range_not_mapped, "in use: True contradicts the page table, mapped: False"),
+        (blocks_broken, "vm_map_ram blocks: "),
+    ],
+)
+def test_what_vm_map_ram_has_is_held_against_addresses_and_page_tables(
+    damage: Callable[[SimulatedSpace, int, int], None], words: str
+) -> None:
+    """Sections 5.2 and 5.4."""
+    space, areas = populated()
+    frames = space.alloc_pages(65)
+    piece, large = space.vm_map_ram(frames[:3]), space.vm_map_ram(frames)
+    space.validate()
+    damage(space, piece, large)
+    with pytest.raises(ValidationError, match=words):
+        validate_areas(space.state)
+    for area in areas:
+        area.owner = False  # nobody shall try to free what is broken

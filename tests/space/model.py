@@ -66,7 +66,7 @@ class Area:
         start, end: bytes, guard page included.
         usable: bytes without the guard page.
         kind: ``"alloc"``, ``"map"``, ``"put"`` (mapped, and owns its frames), ``"io"``, ``"reserved"``, ``"sparse"``,
-            ``"pcpu"`` or ``"contiguous"``.
+            ``"pcpu"``, ``"contiguous"``; of ``vm_map_ram`` ``"block"``, and ``"ram"``: a range of its own.
         requested: bytes asked for.
         pfns: frames that it owns, in order.
         pending: it waits for a worker to free it.
@@ -113,6 +113,8 @@ class Model:
         self.devices: dict[int, Frame] = {}
         self.tlbs: list[list[Remembered]] = [[] for _ in range(cpus)]
         self.gone: list[tuple[int, int]] = []
+        self.hidden = {"io", "sparse"}  # what reads as zeros
+        self.dirty: set[int] = set()  # pages of blocks that were handed out and returned
         self.pending: list[list[Area]] = [[] for _ in range(cpus)]
 
     def page_of(self, address: int) -> int:
@@ -133,6 +135,8 @@ class Model:
         """Frees an area's addresses and mappings; not its frames."""
         self.unmap(area.start, area.end)
         self.areas.remove(area)
+        if area.kind == "block":
+            self.dirty.difference_update(self.pages(area.start, area.end))
         self.gone.append((area.start, area.end))
 
     def area_at(self, address: int) -> Area | None:
@@ -235,6 +239,8 @@ class Model:
 
     def kind_of_nothing(self, address: int) -> str:
         area = self.area_at(address)
+        if area is not None and area.kind == "block":
+            return "freed" if self.page_of(address) in self.dirty else "unmapped"
         if area is not None:
             return "guard" if address >= area.start + area.usable else "unmapped"
         return "freed" if self.was_freed(address) else "unmapped"
@@ -291,7 +297,7 @@ class Model:
             n = min(self.page_size - offset, address + size - at)
             area = self.area_at(at)
             mapping = self.table.get(self.page_of(at))
-            hidden = area is None or area.kind in ("io", "sparse") or at >= area.start + area.usable
+            hidden = area is None or area.kind in self.hidden or at >= area.start + area.usable
             pieces.append((None if hidden else mapping, offset, n))
             at += n
         return pieces

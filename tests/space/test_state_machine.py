@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -93,6 +94,18 @@ class FlushLog(Wrapper):  # type: ignore[misc]
         return result
 
 
+@dataclass(eq=False)
+class Block:
+    """A block of ``vm_map_ram``: whose it is, pages never handed out, pages returned, and those not flushed since."""
+
+    area: Area
+    cpu: int
+    free: int
+    dirty: int = 0
+    owed: tuple[int, int] | None = None
+    live: int = 0
+
+
 class Programs(RuleBasedStateMachine):
     """One program and its model."""
 
@@ -139,6 +152,11 @@ class Programs(RuleBasedStateMachine):
                 page_size=self.page,
                 word_bits=self.info.word_bits,
             )
+        if not self.kernel.keeps_used_map:
+            self.model.hidden |= {"block", "ram"}
+        self.ram_frames: list[int] = []
+        self.blocks: list[Block] = []
+        self.pieces: list[tuple[int, int, Block | None]] = []
         self.lists: list[Pages] = []
         self.users: list[UserMapping] = []
         self.groups: list[list[Area]] = []
@@ -178,12 +196,11 @@ class Programs(RuleBasedStateMachine):
     def model_free(self, area: Area) -> None:
         """An area goes, as ``vfree`` does it: addresses, permissions, frames, its list of frames."""
         self.model.remove_area(area)
-        if self.twin is not None:
-            if self.twin.free(area.start) and not self.drain_queued:
-                self.drain_queued = True
-                self.queue.append(("drain", 0))
-            if area.reset_perms:
-                self.twin.unmap_aliases()
+        if self.twin is not None and self.twin.free(area.start) and not self.drain_queued:
+            self.drain_queued = True
+            self.queue.append(("drain", 0))
+        if area.reset_perms:
+            self.model_aliases()
         self.model.put(area.pfns)
         if area.array is not None:
             self.model_free(area.array)
@@ -203,12 +220,20 @@ class Programs(RuleBasedStateMachine):
             self.error = error
         if injected:
             self.machine.clear()
+        self.notice_overflow()
         if (self.space.state.failures, self.space.state.huge_fallbacks) != before:
             self.twin = None  # half an area was made and taken apart: what follows is no plain program
             self.space.run_deferred()
             self.enter()
+            self.remember_lazy()
+        elif self.error is not None:
+            self.remember_lazy()
         self.count_other_flushes()
         return result
+
+    def remember_lazy(self) -> None:
+        """What a failed call made and took apart was freed, as everything that is lazy."""
+        self.model.gone += [(area.start, area.end) for area in self.space.state.space.lazy()]
 
     def count_other_flushes(self) -> None:
         """Flushes that the machine makes by itself: a table made room for a large leaf, or tables were freed."""
@@ -475,7 +500,9 @@ class Programs(RuleBasedStateMachine):
         found = [
             area
             for area in self.model.areas
-            if (not kinds or area.kind in kinds) and not area.pending and id(area) not in arrays
+            if (area.kind in kinds if kinds else area.kind not in ("block", "ram"))
+            and not area.pending
+            and id(area) not in arrays
         ]
         if not found:
             self.idle()
@@ -773,6 +800,136 @@ class Programs(RuleBasedStateMachine):
             self.space.set_vm_flush_reset_perms(area.handle)
             area.reset_perms = True
 
+    # -- rules: vm_map_ram -----------------------------------------------------------------------------------------
+
+    @rule(
+        counts=st.lists(st.sampled_from([1, 2, 3, 5, 16, 30, 32, 60, 64, 64, 64, 65, 200]), min_size=1, max_size=8),
+        first=st.integers(0, 99),
+        cpu=CPU,
+        failure=FAILURES,
+    )
+    def map_ram(self, counts: list[int], first: int, cpu: int, failure: Any) -> None:
+        """Section 5.4; frames that nobody frees meanwhile, or page tables would be written to through old mappings."""
+        self.on(cpu)
+        if not self.ram_frames:
+            self.alloc_pages(9, 0, None, cpu, None, True)
+            self.ram_frames = list(self.lists.pop()) if self.error is None else []
+        for count in counts if self.ram_frames else []:
+            self.enter()
+            self.map_one([self.ram_frames[(first + k) % 9] for k in range(count)], failure)
+
+    def map_one(self, pfns: list[int], failure: Any) -> None:
+        """Where a piece is follows from what was asked for before; where a block is, the twin says."""
+        count = len(pfns)
+        known = {block.area.start for block in self.blocks}
+        address = self.call(lambda: self.space.vm_map_ram(pfns), failure)
+        self.expect_shortage(count)
+        if address is None:  # what was given to it for nothing is lost until a purge
+            self.twin = self.twin if isinstance(self.error, OutOfAddresses) else None
+            self.space.run_deferred()
+            self.enter()
+        numbers = self.space.state.blocks
+        if count > numbers.max_alloc:
+            if address is not None or self.twin is not None:
+                self.adopt_ram(address, "ram", count * self.page, self.page)
+            block = None
+        else:
+            taken = 1 << (count - 1).bit_length()
+            block = next((b for b in self.blocks if b.cpu == self.cpu and b.free >= taken), None)
+            if block is None:
+                fresh = [area.start for area in self.space.state.space.busy() if numbers.at(area.start)]
+                start = next((start for start in fresh if start not in known), None)
+                area = self.adopt_ram(start, "block", numbers.block_size, numbers.block_size)
+                if area is None:
+                    return
+                block = Block(area, self.cpu, numbers.block_pages)
+                self.blocks.append(block)
+            place = block.area.start + (numbers.block_pages - block.free) * self.page
+            if address is None and numbers.get(numbers.at(place))["free"] == block.free:
+                return  # nothing came of it so early that no page was taken
+            assert address in (None, place)
+            block.free -= taken
+            block.live += taken
+            if address is None:
+                self.return_piece(place, count, block)
+        if address is not None:
+            assert self.dropped or not self.model.remembers_any(address, address + count * self.page)
+            self.learn_mapping(address, pfns, 3, {self.shift})
+            self.pieces.append((address, count, block))
+
+    def adopt_ram(self, start: int | None, kind: str, size: int, align: int) -> Area | None:
+        """A range of ``vm_map_ram``: it is where the twin puts it, and nobody else is there."""
+        expected = self.twin_takes(size, align, (self.info.vmalloc_start, self.info.vmalloc_end), waits=True)
+        assert self.twin is None or start == expected
+        return None if start is None else self.model.add_area(Area(start, start + size, size, kind, 0))
+
+    @precondition(lambda self: self.pieces)
+    @rule(which=st.lists(st.integers(0, 99), min_size=1, max_size=12), cpu=CPU, wrong=st.sampled_from([0, 0, 0, 1, -1]))
+    def unmap_ram(self, which: list[int], cpu: int, wrong: int) -> None:
+        """Section 5.5, on any CPU; with a wrong count, or a second time, nothing happens."""
+        self.on(cpu)
+        for number in which:
+            self.enter()
+            if self.pieces:
+                address, count, block = self.pieces[number % len(self.pieces)]
+                if wrong:
+                    with pytest.raises(BadSize):
+                        self.space.vm_unmap_ram(address, count + wrong)
+                self.unmap_one(address, count, block)
+                self.enter()
+                with pytest.raises(BadAddress):
+                    self.space.vm_unmap_ram(address, count)
+        self.idle()
+
+    def unmap_one(self, address: int, count: int, block: Block | None) -> None:
+        self.enter()
+        self.pieces.remove((address, count, block))
+        self.space.vm_unmap_ram(address, count)
+        if block is None:
+            self.model_free(next(area for area in self.model.areas if area.start == address))
+        else:
+            self.return_piece(address, count, block)
+
+    def return_piece(self, address: int, count: int, block: Block) -> None:
+        """The pages of a piece are dirty; a block of nothing else goes."""
+        taken = 1 << (count - 1).bit_length()
+        end = address + taken * self.page
+        self.model.unmap(address, end)
+        self.model.dirty.update(self.model.pages(address, end))
+        block.live -= taken
+        block.dirty += taken
+        low, high = block.owed or (address, end)
+        block.owed = (min(low, address), max(high, end))
+        if block.free + block.live == 0:
+            self.lose([block])
+
+    def lose(self, blocks: list[Block]) -> None:
+        """Blocks in which nothing is live are given back."""
+        for block in blocks:
+            assert block.live == 0
+            self.blocks.remove(block)
+            self.model_free(block.area)
+
+    def notice_overflow(self) -> None:
+        """A call that found no room gave back every block in which nothing is live, or none (section 5.6)."""
+        left = self.space.state.blocks
+        gone = [block for block in self.blocks if not left.at(block.area.start)]
+        assert not gone or gone == [block for block in self.blocks if block.live == 0]
+        self.lose(gone)
+
+    def model_aliases(self) -> Any:
+        """Section 4.9: what is given back, and what is flushed of the others; the twin's answer."""
+        old, quarter = self.kernel.aliases_purge_all, self.space.state.blocks.purge_threshold
+        self.lose([block for block in self.blocks if block.live == 0 and (old or block.free < quarter)])
+        seen = [block for block in self.blocks if block.owed is not None and (block.free > 0 or not old)]
+        hulls = [block.owed for block in seen if block.owed is not None]
+        for block in seen:
+            block.owed = block.owed if old else None
+        if self.twin is None:
+            return None
+        low, high = min([low for low, _ in hulls], default=None), max([high for _, high in hulls], default=0)
+        return self.twin.unmap_aliases(low, high, bool(hulls))
+
     # -- rules: free -----------------------------------------------------------------------------------------------
 
     @rule(
@@ -904,6 +1061,8 @@ class Programs(RuleBasedStateMachine):
             lambda: self.space.vmap([0]),
             lambda: self.space.ioremap(self.device_base, 1),
             lambda: self.space.pcpu_get_vm_areas([0], [self.page], self.page),
+            lambda: self.space.vm_map_ram([0]),
+            lambda: self.space.vm_unmap_ram(self.info.vmalloc_start, 1),
         ]
         if area is not None:
             calls.append(lambda: self.space.vunmap(area.handle))
@@ -935,6 +1094,8 @@ class Programs(RuleBasedStateMachine):
         ranges = [(area.start, area.end) for area in self.model.areas]
         ranges += [(area.start, area.end) for area in self.model.areas if area.pfns or area.kind == "map"] * 2
         ranges += self.model.gone[-6:]
+        ranges += [(address, address + (count + 1) * self.page) for address, count, _block in self.pieces] * 2
+        ranges += [(page, page + self.page) for page in sorted(self.model.dirty)[-6:]]
         ranges += [(self.info.vmalloc_start, self.info.vmalloc_start + 64 * self.page)]
         start, end = ranges[data.draw(st.integers(0, len(ranges) - 1))]
         nr_pages = (end - start) // self.page
@@ -944,7 +1105,7 @@ class Programs(RuleBasedStateMachine):
 
     def is_kind(self, fault: Fault, expected: Failure) -> bool:
         """The model does not know which of the freed ranges were purged meanwhile; the twin does."""
-        if expected.kind != "freed":
+        if expected.kind != "freed" or self.model.area_at(expected.address) is not None:
             return fault.kind == expected.kind
         if self.twin is None:
             return fault.kind in ("freed", "unmapped")
@@ -1051,11 +1212,16 @@ class Programs(RuleBasedStateMachine):
                 self.count_other_flushes()
             case "deferred":
                 assert (space.run_deferred() > 0) == waiting
-        if twin is not None:
+        if how in ("full", "trim"):
+            self.lose([block for block in self.blocks if block.live == 0])
+        aliases = self.model_aliases() if how == "aliases" else None
+        if twin is None:
+            self.space.run_deferred()  # many blocks at once may be more than the threshold
+        else:
             expected: Any = {
                 "purge": twin.purge,
                 "full": lambda: twin.purge(True),
-                "aliases": twin.unmap_aliases,
+                "aliases": lambda: aliases,
                 "shrink": twin.shrink,
                 "trim": lambda: twin.purge(True),
                 "deferred": lambda: None,
@@ -1065,6 +1231,8 @@ class Programs(RuleBasedStateMachine):
             for start, end in self.model.gone:
                 if not any(area.start < end and start < area.end for area in self.model.areas):
                     assert not self.model.remembers_any(start, end), "a purge covers everything that is lazy"
+        if how == "aliases" and not self.kernel.aliases_purge_all and not self.dropped:
+            assert not any(self.model.remembers_any(page, page + self.page) for page in self.model.dirty)
 
     @rule(cpu=CPU, root=st.integers(0, 4))
     def switch_context(self, cpu: int, root: int) -> None:
@@ -1095,7 +1263,11 @@ class Programs(RuleBasedStateMachine):
         freed = [(int(r["start"]), int(r["end"])) for r in table if r["state"] != "busy"]
         for start, end in freed:
             assert not any(area.start < end and start < area.end for area in model.areas)
-        assert stats["areas"] == stats["busy_areas"] == len(model.areas)
+        assert stats["busy_areas"] == len(model.areas)
+        assert stats["areas"] == sum(area.kind not in ("block", "ram") for area in model.areas)
+        assert [stats[f"ram_{what}"] for what in ("blocks", "pages_free", "pages_dirty", "pages_live")] == [
+            len(self.blocks), *(sum(getattr(b, what) for b in self.blocks) for what in ("free", "dirty", "live"))
+        ]  # fmt: skip
         assert stats["busy_bytes"] == sum(area.end - area.start for area in model.areas)
         assert stats["pages"] == sum(len(area.pfns) for area in model.areas if area.kind == "alloc")
         assert stats["contiguous_blocks"] == len(model.contiguous)
@@ -1135,6 +1307,8 @@ class Programs(RuleBasedStateMachine):
         for mapping in self.users:
             self.model.put(mapping.pfns)
             self.space.unmap_user(mapping)
+        for piece in list(self.pieces):
+            self.unmap_one(*piece)
         while (area := self.some(0)) is not None:
             self.space.vfree(area.start)
             area.handle = None
@@ -1143,7 +1317,7 @@ class Programs(RuleBasedStateMachine):
             self.space.kvfree(area.handle)
             self.model.put(area.pfns)
         self.model.contiguous.clear()
-        for pages in self.lists:
+        for pages in [*self.lists, self.ram_frames]:
             self.space.free_pages(pages)
             self.model.put(list(pages))
         self.space.purge(True)

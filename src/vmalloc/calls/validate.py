@@ -113,11 +113,12 @@ def _check_ram(state: VmallocState, busy: dict[int, VmapArea]) -> None:
         wanted = mark if state.kernel.keeps_used_map else 0
         marks = busy[start].flags & (VMAP_RAM | VMAP_BLOCK)
         _expect(marks == wanted, f"{name}, flags {wanted:#x}", f"flags {marks:#x} of the busy range")
-        for address in range(start, start + size, state.page_size):
-            used = start in state.ram_ranges or blocks.used_at(address)
-            mapped = state.machine.translate(address) >= 0
-            page = f"{name}: page at {address:#x}, in use: {used}"
-            _expect(used == mapped, page, f"the page table, mapped: {mapped}")
+        in_use = -1 if start in state.ram_ranges else blocks.get(blocks.at(start))["used"]
+        for page in range(size >> state.page_shift):
+            address = start + (page << state.page_shift)
+            used, mapped = bool(in_use >> page & 1), state.machine.translate(address) >= 0
+            if used != mapped:
+                _expect(False, f"{name}: {address:#x}, in use: {used}", f"the page table, mapped: {mapped}")
     for start, area in busy.items():
         _expect(start in known or not area.flags & VMAP_RAM, f"{area}, marked VMAP_RAM", "what vm_map_ram has")
 
