@@ -6,8 +6,8 @@ done differently.  Every knob's default is the kernel's own rule, so that a spac
 
 ``KNOBS`` is the one list: the command line's ``--help``, the documents, the errors and the parser are all made of it.
 
-Only rules that have a number or a name are knobs.  Best fit is not among the values of ``fit``: the free tree is ordered
-by address, and the smallest block that fits can only be found in it by looking at all of them.
+Only rules that have a number or a name are knobs.  Best fit is not among the values of ``fit``: the free tree is
+ordered by address, and the smallest block that fits can only be found in it by looking at all of them.
 """
 
 from __future__ import annotations

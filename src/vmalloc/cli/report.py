@@ -41,7 +41,7 @@ _UNFOLDED = 100_000
 """Columns of what is not a terminal: a file or a pipe gets each line whole, however long a path is."""
 
 
-class _Output(Console):
+class Output(Console):
     """Standard output as it is: names may look like markup, and a reader that has gone is for ``main`` to judge."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class _Output(Console):
 
 def print_report(result: ReplayResult, console: Console | None = None) -> None:
     """Prints the report to standard output (or ``console``)."""
-    out = console if console is not None else _Output()
+    out = console if console is not None else Output()
     out.print(_what(result))
     out.print(_agreement(result))
     for difference in result.snapshots:
