@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from textwrap import wrap
 
 from vmalloc import kernels
 from vmalloc.errors import BadRequest
@@ -276,7 +277,7 @@ def knob_table() -> str:
     lines = []
     for knob in KNOBS:
         lines.append(f"  {knob.name}={{{knob.values}}}")
-        lines.append(f"      {knob.meaning}; default: {knob.kernel}")
+        lines += wrap(f"{knob.meaning}; default: {knob.kernel}", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 

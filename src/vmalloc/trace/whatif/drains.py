@@ -2,10 +2,10 @@
 
 Idea: a free that finds more lazy pages than the threshold queues the drain work; a worker begins some time later,
 takes ("detaches") what is lazy at that moment, flushes, and hands the areas on; then the purge event is written.  A
-trace shows these moments, so each drain has a **lag**, from the crossing to the detaching, and a **span**, from there to
-the event.  A model that decides on its own when to purge needs both, for drains that the
-recorded kernel never had; ``Drains.near`` gives those of the recorded drain that is nearest in time, because what
-delays a worker is what else the machine does then.
+trace shows these moments, so each drain has a **lag**, from the crossing to the detaching, and a **span**, from there
+to the event.  A model that decides on its own when to purge needs both, for drains that the recorded kernel never had;
+``Drains.near`` gives those of the recorded drain that is nearest in time, because what delays a worker is what else the
+machine does then.
 
 Why a purge happened:
 

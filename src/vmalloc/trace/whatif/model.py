@@ -6,8 +6,8 @@ looked up in the recording but what was asked.  What the kernel does on its own 
 * a free that finds more lazy pages than the threshold **queues** the drain work, once;
 * the work begins a *lag* later: pools decay, lazy sets are detached, the hull is flushed.  From here on the threshold
   can queue it again;
-* it ends a *span* later: node by node, each after an equal part of the span, the areas reach their pools or the free
-  tree, and only then are their pages lazy no more (up to 6.8 the work repeats while the threshold is exceeded);
+* it ends a *span* later: node by node, each after a part of the span that goes by its areas, these reach their pools or
+  the free tree, and only then are their pages lazy no more (up to 6.8 the work repeats while the threshold is exceeded);
 * a request without room ends a running purge, purges everything, pools too, and tries once more; then it has failed,
   and so has its free.
 
@@ -76,8 +76,9 @@ class Model:
         self.purges: list[PurgeRecord] = []
         self.lazy_time, self.lazy_pages = array("q"), array("q")
         self.queued = self.running = False
-        self.due = self.began = NEVER
-        self.span = self.finished = self.purged_pages = 0  # of the running purge: nodes and pages it has finished
+        self.due = NEVER
+        self.finished = self.purged_pages = 0  # of the running purge: nodes and pages it is done with
+        self.ends: list[int] = []  # when it finishes each node
         self.span_queued = 0  # of the queued one
         self.next = NEVER  # when the next step of a purge is due
 
@@ -197,7 +198,7 @@ class Model:
 
     def _schedule(self) -> None:
         if self.running:
-            self.next = self.began + self.span * (self.finished + 1) // self.nr_nodes
+            self.next = self.ends[self.finished]
         else:
             self.next = self.due if self.queued else NEVER
 
@@ -214,11 +215,14 @@ class Model:
         self.queued = False
         self.running = True
         self.finished = 0
-        self.began, self.span = self.due, self.span_queued
         self.purge.do_begin(ADDRESS_MAX, 0, False)
+        lazy = [self.nodes.lazy_areas]
         for node in range(self.nr_nodes):
             self.purge.do_decay(node, False)
             self.purge.do_detach(node)
+            lazy.append(self.nodes.lazy_areas)
+        total = max(1, lazy[0])
+        self.ends = [self.due + self.span_queued * (lazy[0] - left) // total for left in lazy[1:]]
         self._schedule()
 
     def _finish_node(self, now: int) -> None:

@@ -1,9 +1,9 @@
 """``what_if``: a recording and a policy go in; the recorded kernel, the model, and the model with the policy come out.
 
 Told from top to bottom: find out how the recording begins (as ``replay`` does), take the demand out of it, reckon what
-the recorded kernel did, and run the demand twice, by the kernel's rules and by the policy's.  The middle column is to be
-compared with both: what it has in common with the first is how far the model can be trusted, and the difference between
-it and the third is what the policy does.
+the recorded kernel did, and run the demand twice, by the kernel's rules and by the policy's.  The middle column is to
+be compared with both: what it has in common with the first is how far the model can be trusted, and the difference
+between it and the third is what the policy does.
 """
 
 from __future__ import annotations
