@@ -80,10 +80,10 @@ class Model:
         self.purges: list[PurgeRecord] = []
         self.lazy_time, self.lazy_pages = array("q"), array("q")
         self.queued = self.running = False
-        self.due = NEVER
+        self.due = 0
         self.finished = self.purged_pages = 0  # of the running purge: nodes and pages it is done with
         self.ends: list[int] = []  # when it finishes each node
-        self.span_queued = 0  # of the queued one
+        self.span = 0  # how long the work takes that was queued last
         self.next = NEVER  # when the next step of a purge is due
 
     def run(
@@ -195,7 +195,7 @@ class Model:
 
     def _queue(self, now: int) -> None:
         """Queues the drain work."""
-        lag, self.span_queued = self.demand.drains.near(now)
+        lag, self.span = self.demand.drains.near(now)
         self.queued = True
         self.due = now + lag
         self._schedule()
@@ -212,11 +212,11 @@ class Model:
             if self.running:
                 self._finish_node(self.next)
             else:
-                self._begin()
+                self.queued = False
+                self._begin(self.due)
 
-    def _begin(self) -> None:
+    def _begin(self, now: int) -> None:
         """The work begins: what is lazy is detached."""
-        self.queued = False
         self.running = True
         self.finished = 0
         self.purge.do_begin(ADDRESS_MAX, 0, False)
@@ -225,8 +225,8 @@ class Model:
             self.purge.do_decay(node, False)
             self.purge.do_detach(node)
             lazy.append(self.nodes.lazy_areas)
-        each = min(AREA_TIME, self.span_queued // max(1, lazy[0]))
-        self.ends = [self.due + self.span_queued - each * left for left in lazy[1:]]
+        each = min(AREA_TIME, self.span // max(1, lazy[0]))
+        self.ends = [now + self.span - each * left for left in lazy[1:]]
         self._schedule()
 
     def _finish_node(self, now: int) -> None:
@@ -241,9 +241,9 @@ class Model:
             self.running = False
             self._note(DRAIN, self.purged_pages)
             self.purged_pages = 0
-            if self.repeats and self.nodes.nr_lazy > self.threshold and not self.queued:
-                self._queue(now)
-            self.due = max(self.due, now) if self.queued else NEVER
+            self.due = max(self.due, now)
+            if self.repeats and self.nodes.nr_lazy > self.threshold:
+                self._begin(now)
         self._schedule()
 
     def _end(self, now: int) -> None:
