@@ -67,11 +67,11 @@ def test_an_attempt_that_is_repeated_is_one_request_and_one_that_is_not_was_refu
     kernel.allocs(1)
     full = kernel.write(kernel.alloc(64, window=MODULES))
     kernel.write(kernel.alloc(1, window=MODULES))  # fails
-    kernel.write(kernel.free(full))
-    kernel.purges(full=True)
+    kernel.write(kernel.free(full, pid=8))
+    kernel.write(kernel.purge(full=True, pid=100))
     kernel.write(kernel.alloc(1, window=MODULES, try_pool=False))
     kernel.write(kernel.alloc(64, window=MODULES, pid=7))
-    kernel.purges(full=True)
+    kernel.write(kernel.purge(full=True, pid=7))
     kernel.write(kernel.alloc(64, window=MODULES, pid=7, try_pool=False))
     demand = demand_of(kernel)
     assert list(demand.op) == [ASK, ASK, DROP, ASK, REFUSED]

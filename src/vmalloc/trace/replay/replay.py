@@ -89,6 +89,7 @@ def replay(
     open_loop: bool = False,
     slack: int = SLACK,
     shapes: int = SHAPES,
+    shape: int | None = None,
     machine: str = "areas",
     arch: str | None = None,
     numa_nodes: int | None = None,
@@ -106,6 +107,7 @@ def replay(
         open_loop: never correct the state to the recorded address.
         slack: how much later than it happened an event may be written, in nanoseconds; 0 takes the events as they come.
         shapes: how many shapes of the free tree are tried when the one at the start is not known.
+        shape: the number of the shape to take, if it has been found out before (``find_opening``).
         machine: ``"areas"``: addresses alone; ``"simulated"``: frames, page tables and TLBs, too.
         arch: architecture of the simulated machine; None takes one that has the recorded vmalloc range.
         numa_nodes: NUMA nodes of the simulated machine; None for one.
@@ -120,7 +122,8 @@ def replay(
     setting = _setting(trace, before, after, cpus, open_loop, slack, shapes)
     machine_of = _machine(machine, arch, numa_nodes, setting)
     version, setting, known_from = _identify(trace, setting, kernel, cpus is not None)
-    shape = _shape(trace, setting, version)
+    if shape is None:
+        shape = _shape(trace, setting, version)
     result = ReplayResult(
         trace=trace.name, kernel=version.name, kernel_from=known_from, cpus=setting.cpus,
         nodes=_nodes(version, setting), page_size=1 << setting.page_shift,
@@ -179,9 +182,10 @@ def find_opening(
     after: Sequence[Snapshot] = (),
     kernel: str | None = None,
     cpus: int | None = None,
+    shapes: int = SHAPES,
 ) -> Opening:
     """Finds out what ``replay`` finds out, by the same rules and with the same errors."""
-    setting = _setting(trace, before, after, cpus, True, SLACK, SHAPES)
+    setting = _setting(trace, before, after, cpus, True, SLACK, shapes)
     version, setting, known_from = _identify(trace, setting, kernel, cpus is not None)
     shape = _shape(trace, setting, version)
     plan = make_plan(trace)

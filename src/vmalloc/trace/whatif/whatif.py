@@ -15,7 +15,7 @@ from statistics import median
 
 from vmalloc.policy import Policy
 from vmalloc.trace.events import Trace
-from vmalloc.trace.replay.replay import Opening, find_opening, replay
+from vmalloc.trace.replay.replay import SHAPES, Opening, find_opening, replay
 from vmalloc.trace.vmallocinfo import Snapshot
 from vmalloc.trace.whatif.demand import ASK, REFUSED, Demand, read_demand
 from vmalloc.trace.whatif.figures import Figures, lazy_figures, purge_figures
@@ -75,12 +75,13 @@ def what_if(
     after: Sequence[Snapshot] = (),
     kernel: str | None = None,
     cpus: int | None = None,
+    shapes: int = SHAPES,
     bars: Bars = lambda text: None,
 ) -> WhatIf:
     """Replays the demand of a trace under a policy.
 
     Args:
-        trace, before, after, kernel, cpus: as for ``replay``; an after snapshot only helps to find the start.
+        trace, before, after, kernel, cpus, shapes: as for ``replay``; an after snapshot only helps to find the start.
         policy: the rules to try.
         bars: makes what is told how far each part is.
 
@@ -89,7 +90,7 @@ def what_if(
         BadRequest: a policy that this kernel cannot have.
     """
     began = time.perf_counter()
-    opening = find_opening(trace, before=before, after=after, kernel=kernel, cpus=cpus)
+    opening = find_opening(trace, before=before, after=after, kernel=kernel, cpus=cpus, shapes=shapes)
     demand = read_demand(trace, opening)
     changed = Model(demand, opening, policy, trace.name)  # first, because it may refuse
     kernels = Model(demand, opening, Policy(), trace.name)
@@ -119,7 +120,8 @@ def recorded_figures(
     """
     began = time.perf_counter()
     result = replay(
-        trace, before=before, after=after, kernel=opening.kernel.name, cpus=opening.cpus, progress=progress
+        trace, before=before, after=after, kernel=opening.kernel.name, cpus=opening.cpus, shape=opening.shape,
+        progress=progress,
     )
     low = opening.window[0]
     window = demand.windows.index(opening.window)
