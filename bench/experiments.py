@@ -3,7 +3,7 @@
     make experiments                          the recordings of this repository
     make experiments ARGS='FOLDER'            recordings elsewhere, named in the same way
     make experiments ARGS='FOLDER --json'     for programs
-    make experiments ARGS='FOLDER --picture FILE.svg'   the picture of the page (needs matplotlib)
+    make experiments ARGS='FOLDER --picture FILE.png'   the picture of the page (needs matplotlib)
     make experiments ARGS='--only lazy'       one table: search, room, lazy, pools, lag
 
 All tables are of the open-loop model of ``vmalloc replay --set`` (``vmalloc.trace.whatif``), which is deterministic:
@@ -209,17 +209,20 @@ def room(recording: Recording) -> Iterator[Row]:
 
 
 def lazy(recording: Recording) -> Iterator[Row]:
-    """Thresholds from 1 to 512 MiB."""
+    """Thresholds from 1 to 512 MiB; ``flushes at once``: the same if the worker took no time."""
     if recording.name not in SWEPT:
         return
+    at_once = replace(recording, demand=with_drains(recording, AtOnce))
     for mib in THRESHOLDS:
-        figures = recording.run(Policy(lazy_max_pages=f"{mib}MiB"))
+        policy = Policy(lazy_max_pages=f"{mib}MiB")
+        figures = recording.run(policy)
         purges, held = figures.purges, figures.lazy
         yield {
             "recording": recording.name,
             "threshold_mib": mib,
-            "kernels": mib * MIB // recording.page_size == recording.demand.drains.threshold,
+            "default": mib * MIB // recording.page_size == recording.demand.drains.threshold,
             "flushes": purges.flushes,
+            "flushes_at_once": at_once.run(policy).purges.flushes,
             "ranged": purges.ranged_flushes,
             "per_1000_frees": 1000 * purges.flushes / max(1, recording.demand.op.count(DROP)),
             "mean_pages": held.mean_pages,
@@ -276,20 +279,25 @@ class Usual(Drains):
         return (int(median(self.lag)), int(median(self.span))) if self.lag else super().near(time)
 
 
+def with_drains(recording: Recording, kind: type[Drains]) -> Demand:
+    """The demand with another model of the drain worker."""
+    drains = recording.demand.drains
+    seen = {field.name: getattr(drains, field.name) for field in fields(Drains)}
+    return replace(recording.demand, drains=kind(**seen))
+
+
 def lag(recording: Recording) -> Iterator[Row]:
     """The three models of the drain worker, by the kernel's rules, against the recorded kernel."""
     drains = recording.demand.drains
     if not drains.lag:
         return
-    given = {field.name: getattr(drains, field.name) for field in fields(Drains)}
     row: Row = {
         "recording": recording.name,
         "drains": sum(p.why == "drain" for p in drains.purges),
         "purged_pages": sum(p.pages for p in drains.purges),
     }
     for name, kind in (("at_once", AtOnce), ("median", Usual), ("nearest", Drains)):
-        demand = replace(recording.demand, drains=kind(**given))
-        figures = Model(demand, recording.opening, Policy()).run()
+        figures = replace(recording, demand=with_drains(recording, kind)).run(Policy())
         row[f"{name}_drains"] = figures.purges.drains
         row[f"{name}_agreement"] = figures.agreement
     yield row
@@ -344,7 +352,7 @@ def draw(rows: list[Row], file: Path) -> None:
             [row["mean_pages"] for row in mine], [row["flushes"] for row in mine], marker="o", label=str(name)
         )
         for row in mine:
-            text = f"{row['threshold_mib']}" + (" (kernel)" if row["kernels"] else "")
+            text = f"{row['threshold_mib']}" + (" (kernel)" if row["default"] else "")
             axes.annotate(text, (row["mean_pages"], row["flushes"]), textcoords="offset points", xytext=(4, 4),
                           fontsize=7, color=line.get_color())  # fmt: skip
     axes.set_xlabel("pages held lazily, mean over time")
@@ -353,7 +361,7 @@ def draw(rows: list[Row], file: Path) -> None:
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    figure.savefig(file, dpi=90)
 
 
 def main() -> int:

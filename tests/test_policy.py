@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +111,9 @@ def test_the_help_has_every_knob_with_its_values_and_default() -> None:
     for knob in KNOBS:
         assert f"{knob.name}={{{knob.values}}} {knob.meaning}; default: {knob.kernel}" in words
     assert max(map(len, knob_table().split("\n"))) <= 120
+
+
+def test_the_documents_have_the_same_table() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "replay.md").read_text(encoding="utf-8")
+    rows = [line for line in page.partition("### Knobs")[2].partition("###")[0].split("\n") if line.startswith("| `")]
+    assert rows == [f"| `{k.name}` | {k.values} | {k.kernel} | {k.meaning} | {k.section} |" for k in KNOBS]

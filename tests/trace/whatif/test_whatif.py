@@ -21,9 +21,9 @@ ONE_CPU = ["g61_1cpu_boot", "g61_1cpu_fork", "g61_1cpu_mods", "g61_1cpu_tv_mask8
 
 
 @cache
-def compared(name: str, policy: Policy = Policy()) -> WhatIf:  # noqa: B008 - it is frozen
+def compared(name: str, policy: Policy = Policy(), **known: object) -> WhatIf:  # noqa: B008 - it is frozen
     trace, before, after = load(name)
-    return what_if(trace, policy, before=before, after=after, shapes=1)
+    return what_if(trace, policy, before=before, after=after, shapes=1, **known)  # type: ignore[arg-type]
 
 
 def test_since_boot_on_one_cpu_the_model_is_the_kernel() -> None:
@@ -64,7 +64,7 @@ def timeless(figures: Figures) -> dict[str, object]:
 
 def test_on_two_cpus_the_figures_stay_close() -> None:
     """Addresses differ, because events cross; what purges do stays within a few per cent."""
-    found = compared("h04_mix_2cpu", Policy(lazy_max_pages="8MiB"))
+    found = compared("h04_mix_2cpu", Policy(lazy_max_pages="8MiB"), kernel="6.19", cpus=2)
     recorded, model = found.recorded, found.kernels
     assert model.purges.purged_pages == pytest.approx(recorded.purges.purged_pages, rel=0.01)
     assert model.purges.drains == pytest.approx(recorded.purges.drains, abs=4)
