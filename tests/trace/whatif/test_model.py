@@ -25,6 +25,8 @@ from vmalloc.trace.whatif.drains import DRAIN, FORCED, OVERFLOW, Drains
 from vmalloc.trace.whatif.model import NOWHERE, Model
 from vmalloc.units import ADDRESS_MAX
 
+pytestmark = pytest.mark.both_builds
+
 PAGE = 4096
 LOW = 1 << 40
 KERNELS = ("6.1", "6.12", "6.19")
