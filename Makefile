@@ -19,11 +19,12 @@ SOURCES  := $(PXD) $(wildcard $(PXD:.pxd=.py)) $(shell find src -name '*.pyx')
 BUILT    := $(VENV)/.stamp-built
 HAS_DEPS := $(VENV)/.stamp-installed
 
-.PHONY: help run fidelity test pure-test campaign bench lint build clean
+.PHONY: help run fidelity experiments test pure-test campaign bench lint build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make fidelity   how well every recording agrees   (ARGS='FOLDER', ARGS=--json)"
+	@echo "make experiments   the numbers of docs/experiments.md   (ARGS='FOLDER --only lazy')"
 	@echo "make run        run the vmalloc command   (ARGS='replay --help')"
 	@echo "make test       test the compiled build, then what must be the same uncompiled   (ARGS='-k tree')"
 	@echo "make pure-test  the whole suite uncompiled (slow)"
@@ -60,6 +61,9 @@ bench: $(BUILT) $(VENV)/.stamp-bench
 
 fidelity: $(BUILT)
 	@$(BIN)/python bench/fidelity.py $(ARGS)
+
+experiments: $(BUILT)
+	@$(BIN)/python bench/experiments.py $(ARGS)
 
 lint: $(BUILT) $(VENV)/.stamp-lint
 	@echo "== ruff"

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from textwrap import wrap
 
 from vmalloc import kernels
 from vmalloc.errors import BadRequest
 from vmalloc.kernels import KernelProfile
-from vmalloc.units import GIB, KIB, MIB, TIB, parse_size
+from vmalloc.units import ADDRESS_MAX, GIB, KIB, MIB, TIB, parse_size
 
 __all__ = ["KNOBS", "Knob", "Policy", "knob_table", "parse_knobs", "policy_of"]
 
 #: Most vmap nodes a kernel makes (section 4.5).
 MOST_NODES = 128
+
+#: Largest N of ``decay=1/N``.
+LARGEST_PART = 1 << 20
 
 _NAMED_DECAYS = {"none": 0, "all": 1, "half": 2, "quarter": 4}
 
@@ -51,12 +55,12 @@ class Knob:
     show: Callable[[object], str]
 
 
-def _whole(value: object) -> int:
-    """A whole number that is not negative, from a number or its digits."""
+def _whole(value: object, most: int) -> int:
+    """A whole number from 0 to ``most``, from a number or its digits."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError
     number = int(value)
-    if number < 0:
+    if not 0 <= number <= most:
         raise ValueError
     return number
 
@@ -72,15 +76,15 @@ def _read_threshold(value: object) -> object:
     if value is None or value == "kernel":
         return None
     if isinstance(value, str) and not value.strip().isdigit():
-        return _exact_size(parse_size(value))
-    return _whole(value)
+        return _exact_size(_whole(parse_size(value), ADDRESS_MAX))
+    return _whole(value, ADDRESS_MAX)
 
 
 def _read_nodes(value: object) -> object:
     if value is None or value == "kernel":
         return None
-    number = _whole(value)
-    if not 1 <= number <= MOST_NODES:
+    number = _whole(value, MOST_NODES)
+    if number == 0:
         raise ValueError
     return number
 
@@ -91,7 +95,7 @@ def _read_decay(value: object) -> object:
     if value in _NAMED_DECAYS:
         return value
     numerator, slash, divisor = value.partition("/")
-    if numerator != "1" or not slash or _whole(divisor) < 1:
+    if numerator != "1" or not slash or _whole(divisor, LARGEST_PART) < 1:
         raise ValueError
     return f"1/{int(divisor)}"
 
@@ -276,7 +280,7 @@ def knob_table() -> str:
     lines = []
     for knob in KNOBS:
         lines.append(f"  {knob.name}={{{knob.values}}}")
-        lines.append(f"      {knob.meaning}; default: {knob.kernel}")
+        lines += wrap(f"{knob.meaning}; default: {knob.kernel}", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 

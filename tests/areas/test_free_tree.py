@@ -274,3 +274,68 @@ def test_giving_everything_back_in_any_order_leaves_one_block(data: st.DataObjec
 @example([(1, TOP)])
 def test_largest_is_the_largest_block(blocks: list[tuple[int, int]]) -> None:
     assert tree_of(*blocks).largest() == max(end - start for start, end in blocks)
+
+
+# -- the lowest fit, which a policy may ask for ------------------------------------------------------------------------
+
+
+def lowest_tree_of(*blocks: tuple[int, int]) -> FreeTree:
+    tree = FreeTree(AreaRows(), P, True)
+    for start, end in blocks:
+        assert tree.add(start, end)
+    return tree
+
+
+@given(
+    blocks=block_lists(),
+    nr_pages=st.integers(1, 8),
+    align=st.integers(0, 5).map(lambda n: P << n),
+    vstart=st.integers(0, 0x200).map(lambda n: n * P),
+    window=st.one_of(st.none(), st.integers(1, 64).map(lambda n: n * P)),
+)
+def test_the_lowest_fit_is_the_lowest_address_whatever_the_shape(
+    blocks: list[tuple[int, int]], nr_pages: int, align: int, vstart: int, window: int | None
+) -> None:
+    tree, size = lowest_tree_of(*blocks), nr_pages * P
+    vend = TOP if window is None else vstart + window
+    starts = (-(-max(start, vstart) // align) * align for start, _end in sorted(blocks))
+    ends = (end for _start, end in sorted(blocks))
+    exact = vend - vstart == size  # an exact window is searched as the kernel does, which is exact there, too
+    expected = next((a for a, end in zip(starts, ends, strict=True) if a + size <= end), None)
+    found = tree.allocate(size, align, vstart, vend)
+    if expected is None or expected + size > vend:
+        assert found in (error_value(ENOENT), error_value(ERANGE))
+        assert tree.blocks() == sorted(blocks)
+    else:
+        assert found == expected
+        assert exact or tree.allocate(size, align, vstart, found + size) >= error_value(4095)
+    validate_free_tree(tree)
+
+
+def test_the_lowest_fit_finds_what_the_kernels_search_misses() -> None:
+    """Appendix A.4: the same free set, in the history in which the kernel prunes the block that fits (section 1.7)."""
+    blocks = [(1, 0x100000), (0x110000, TOP), (0x10C000, 0x10D000), (0x104000, 0x108000)]
+    order = [blocks[2], blocks[0], blocks[1], blocks[3]]
+    kernel, lowest = tree_of(*order), lowest_tree_of(*order)
+    assert kernel.allocate(4 * P, 0x4000, 0x100000, 0x180000) == 0x110000
+    assert lowest.allocate(4 * P, 0x4000, 0x100000, 0x180000) == 0x104000
+
+
+@given(blocks=block_lists(), low=st.integers(0, 0x1C0), pages=st.integers(1, 0x1C0))
+def test_the_largest_piece_of_a_window_is_found_without_looking_at_all(
+    blocks: list[tuple[int, int]], low: int, pages: int
+) -> None:
+    tree, start, end = tree_of(*blocks), low * P, (low + pages) * P
+    pieces = [min(block[1], end) - max(block[0], start) for block in blocks]
+    assert tree.largest_in(start, end) == max(0, *pieces)
+
+
+def test_searches_for_alignments_are_counted_with_the_nodes_they_looked_at() -> None:
+    for tree in (tree_of((0x100 * P, 0x108 * P)), lowest_tree_of((0x100 * P, 0x108 * P))):
+        tree.allocate(P, P, P, TOP)
+        assert (tree.aligned_searches, tree.aligned_visits, tree.visits) == (0, 0, 1)
+        tree.allocate(P, 2 * P, P, TOP)
+        assert (tree.aligned_searches, tree.aligned_visits, tree.visits) == (1, 1, 2)
+    tree = lowest_tree_of(*(((2 * n + 1) * P, (2 * n + 2) * P) for n in range(1, 64)))
+    assert tree.allocate(P, 2 * P, P, TOP) == error_value(ENOENT)
+    assert tree.aligned_visits >= 63  # every block is large enough, and none lies right

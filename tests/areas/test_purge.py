@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmalloc.areas.address_space import AddressSpace, Purged
+from vmalloc.policy import Policy
 
 pytestmark = pytest.mark.both_builds
 
@@ -145,4 +146,34 @@ def test_a_record_that_overlaps_a_free_block_is_lost_and_counted() -> None:
     assert space.allocator.purge.overlaps == 1
     assert space.allocator.free.blocks() == free
     assert [area.start for area in space.busy()] == [b]
+    space.validate()
+
+
+# -- other rules than the kernel's ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "6.19"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 31])
+@pytest.mark.parametrize(("decay", "divisor"), [("none", None), ("all", 1), ("half", 2), ("1/3", 3), ("1/4", 4)])
+def test_a_policy_chooses_the_part_that_decays(kernel: str, count: int, decay: str, divisor: int | None) -> None:
+    """Section 4.9 with another number; the quirk of 6.12 belongs to the kernel's quarter only."""
+    space = AddressSpace(START, END, cpus=2, kernel=kernel, policy=Policy(decay=decay))
+    for address in [space.alloc(P, cpu=1) for _ in range(count)]:
+        space.free(address)
+    space.purge()
+    before = [area.start for area in space.pooled()]
+    assert len(before) == count
+    space.purge()
+    assert [area.start for area in space.pooled()] == before[count // divisor if divisor else 0 :]
+    space.validate()
+
+
+def test_without_pools_purged_areas_are_free_and_merge() -> None:
+    space = AddressSpace(START, END, cpus=2, policy=Policy(pools=False))
+    for address in [space.alloc(P, cpu=cpu) for cpu in (0, 1, 0, 1)]:
+        space.free(address)
+    assert space.purge().count == 4
+    assert space.pooled() == []
+    assert [(b.start, b.end) for b in space.free_blocks()] == [(1, TOP)]
+    assert (space.alloc(P, cpu=1), space.stats()["pool_hits"]) == (START, 0)
     space.validate()

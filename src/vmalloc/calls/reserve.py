@@ -10,8 +10,8 @@ the records, the guard page, the trace event after every attempt, and what happe
 
 A caller that must not wait gets one attempt.
 
-The guard page belongs to the area and lies **behind** it, never mapped.  Under a policy without guard pages there is
-none, but ``VM_NO_GUARD`` is not set: that flag means that the caller did not want one, and sparse areas refuse it.
+The guard page belongs to the area and lies **behind** it, never mapped.  Under a policy without guard pages the area
+has none, but ``VM_NO_GUARD`` is not set: that flag means that the caller did not want one, and sparse areas refuse it.
 """
 
 import cython

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmalloc.cli.progress import progress_bars
+from vmalloc.errors import BadRequest
+from vmalloc.policy import knob_table, parse_knobs
 from vmalloc.trace.ftrace import read_trace
 from vmalloc.trace.replay.replay import replay
 from vmalloc.trace.replay.result import ReplayResult
@@ -16,6 +18,7 @@ from vmalloc.trace.vmallocinfo import read_snapshot
 
 if TYPE_CHECKING:
     from vmalloc.trace.events import Trace
+    from vmalloc.trace.vmallocinfo import Snapshot
 
 __all__ = ["add_parser"]
 
@@ -27,9 +30,12 @@ input. Without TRACE, the recording that comes with the package is replayed from
 With --machine simulated the same areas get page frames and page tables, and are used through TLBs: the report then has
 page-table memory, sizes of mappings, flushes and interrupts, and frames per NUMA node.
 
+With --set the recorded requests are served under other rules, and what comes out is printed beside the recorded kernel
+and the model by the kernel's rules. The knobs:
+KNOBS
 Exit status: 0 the replay is sound; 1 an address is unexplained, a snapshot differs, or the machine met a stale
-translation; 2 the request or a file is bad.
-"""
+translation; 2 the request or a file is bad. With --set always 0 or 2: nothing is bad about being different.
+""".replace("KNOBS", knob_table())
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,6 +63,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--nodes", type=int, metavar="N", help="NUMA nodes of the simulated machine; default: 1")
     parser.add_argument("--open-loop", action="store_true", help="never correct the state to the recorded address")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], dest="knobs",
+        help="what if the kernel had this rule? see below; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the report")
     parser.set_defaults(run=run)
 
@@ -67,12 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not traces:
         traces = [str(shipped_trace())]
         after = after or [str(path) for path in shipped_snapshots()]
+    if arguments.knobs:
+        _check_set(arguments)
     began = time.perf_counter()
     before = read_snapshot(arguments.before) if arguments.before else None
     snapshots = [read_snapshot(path) for path in after]
     with progress_bars() as bars:
         trace: Trace = read_trace(traces, progress=bars("reading", None))
         read_seconds = time.perf_counter() - began
+        if arguments.knobs:
+            return _what_if(arguments, trace, before, snapshots, bars)
         result = replay(
             trace, before=before, after=snapshots, kernel=arguments.kernel, cpus=arguments.cpus,
             open_loop=arguments.open_loop, machine=arguments.machine, arch=arguments.arch, numa_nodes=arguments.nodes,
@@ -87,6 +101,32 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_report(result)
     return 1 if _bad(result) else 0
+
+
+def _check_set(arguments: argparse.Namespace) -> None:
+    """Refuses, before anything is read, what does not go together with ``--set``, and knobs that there are not."""
+    parse_knobs(arguments.knobs)
+    if arguments.machine != "areas" or arguments.arch is not None or arguments.nodes is not None:
+        raise BadRequest("--set is about addresses: it does not go together with --machine, --arch and --nodes")
+
+
+def _what_if(
+    arguments: argparse.Namespace, trace: Trace, before: Snapshot | None, after: list[Snapshot], bars: Any
+) -> int:
+    """``--set``: the comparison of three columns."""
+    from vmalloc.trace.whatif.whatif import what_if
+
+    found = what_if(
+        trace, parse_knobs(arguments.knobs), before=before, after=after, kernel=arguments.kernel, cpus=arguments.cpus,
+        bars=lambda text: bars(text, len(trace)),
+    )
+    if arguments.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        from vmalloc.cli.whatif_report import print_what_if
+
+        print_what_if(found)
+    return 0
 
 
 def _bad(result: ReplayResult) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 
 from vmalloc.areas.allocator import Allocator
 from vmalloc.areas.ledger import Ledger
+from vmalloc.areas.pcpu_groups import PcpuGroups
 from vmalloc.areas.states import is_error_value
 from vmalloc.errors import BadRequest
 from vmalloc.kernels import PROFILES, KernelProfile, nr_vmap_nodes, profile
@@ -38,7 +39,7 @@ from vmalloc.trace.replay.start import (
 from vmalloc.trace.replay.verdicts import AGREED, COUNTERS
 from vmalloc.trace.vmallocinfo import Snapshot
 
-__all__ = ["replay"]
+__all__ = ["Opening", "find_opening", "replay"]
 
 #: How much later than it happened an event may be written, in nanoseconds (a CPU that pauses between the two).
 SLACK = 20_000_000
@@ -88,6 +89,7 @@ def replay(
     open_loop: bool = False,
     slack: int = SLACK,
     shapes: int = SHAPES,
+    shape: int | None = None,
     machine: str = "areas",
     arch: str | None = None,
     numa_nodes: int | None = None,
@@ -105,6 +107,7 @@ def replay(
         open_loop: never correct the state to the recorded address.
         slack: how much later than it happened an event may be written, in nanoseconds; 0 takes the events as they come.
         shapes: how many shapes of the free tree are tried when the one at the start is not known.
+        shape: the number of the shape to take, if it has been found out before (``find_opening``).
         machine: ``"areas"``: addresses alone; ``"simulated"``: frames, page tables and TLBs, too.
         arch: architecture of the simulated machine; None takes one that has the recorded vmalloc range.
         numa_nodes: NUMA nodes of the simulated machine; None for one.
@@ -119,7 +122,8 @@ def replay(
     setting = _setting(trace, before, after, cpus, open_loop, slack, shapes)
     machine_of = _machine(machine, arch, numa_nodes, setting)
     version, setting, known_from = _identify(trace, setting, kernel, cpus is not None)
-    shape = _shape(trace, setting, version)
+    if shape is None:
+        shape = _shape(trace, setting, version)
     result = ReplayResult(
         trace=trace.name, kernel=version.name, kernel_from=known_from, cpus=setting.cpus,
         nodes=_nodes(version, setting), page_size=1 << setting.page_shift,
@@ -146,6 +150,50 @@ def replay(
     if machine_of is not None:
         result.machine = machine_of(engine.allocator, ledger, version, setting.cpus, machine_progress)
     return result
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a recording begins: what ``replay`` finds out before the first event, for others who follow one.
+
+    Attributes:
+        kernel, known_from: the version profile, and how it is known; cpus: possible CPUs.
+        window: the vmalloc range; page_shift: log2 of the base page.
+        start, shape: the state at the start, and the assumed shape of its free tree.
+        groups: geometry of per-CPU chunks, or None.
+        plan: of the events; those that the start contains already are done.
+    """
+
+    kernel: KernelProfile
+    known_from: str
+    cpus: int
+    window: tuple[int, int]
+    page_shift: int
+    start: Start
+    shape: int
+    groups: PcpuGroups | None
+    plan: Plan
+
+
+def find_opening(
+    trace: Trace,
+    *,
+    before: Snapshot | None = None,
+    after: Sequence[Snapshot] = (),
+    kernel: str | None = None,
+    cpus: int | None = None,
+    shapes: int = SHAPES,
+) -> Opening:
+    """Finds out what ``replay`` finds out, by the same rules and with the same errors."""
+    setting = _setting(trace, before, after, cpus, True, SLACK, shapes)
+    version, setting, known_from = _identify(trace, setting, kernel, cpus is not None)
+    shape = _shape(trace, setting, version)
+    plan = make_plan(trace)
+    _skip_before(trace, plan, setting)
+    return Opening(
+        version, known_from, setting.cpus, setting.window, setting.page_shift, setting.start, shape,
+        chunk_groups(trace, setting.window, setting.snapshots), plan,
+    )
 
 
 def _machine(

@@ -27,6 +27,7 @@ from vmalloc.areas.nodes import encode_node
 from vmalloc.areas.pcpu_groups import PcpuGroups
 from vmalloc.errors import TraceError
 from vmalloc.kernels import KernelProfile
+from vmalloc.policy import Policy
 from vmalloc.trace.events import ALLOC, FREE, PCPU_CREATE, Trace
 from vmalloc.trace.vmallocinfo import Snapshot, SnapshotArea
 from vmalloc.units import ADDRESS_MAX, align_up, format_range
@@ -93,19 +94,23 @@ def rewound_areas(trace: Trace, after: Snapshot, last: int) -> tuple[SnapshotAre
 
 
 def make_allocator(
-    kernel: KernelProfile, window: tuple[int, int], nr_nodes: int, page_shift: int, start: Start, shape: int, file: str
+    kernel: KernelProfile, window: tuple[int, int], nr_nodes: int, page_shift: int, start: Start, shape: int, file: str,
+    policy: Policy | None = None,
 ) -> Allocator:
     """Builds the allocator of a recorded kernel in the given start state.
 
     ``shape`` chooses the order in which the gaps between the areas enter the free tree, and so its shape: 0
-    ascending, 1 descending, 2 smallest first, 3 largest first, others shuffled with ``shape`` as the seed.
+    ascending, 1 descending, 2 smallest first, 3 largest first, others shuffled with ``shape`` as the seed.  ``policy``
+    has the rules that differ from the kernel's, if any.
 
     Raises:
         TraceError: areas of the start overlap; ``file`` is named.
     """
+    rules = Policy() if policy is None else policy
     allocator = Allocator(
         window[0], window[1], nr_nodes, page_shift,
-        kernel.merges_lazy, kernel.small_pools_drain, kernel.returns_ascending, kernel.walk_step,
+        kernel.merges_lazy, kernel.small_pools_drain and rules.decay_is_kernels, kernel.returns_ascending,
+        kernel.walk_step, rules.lowest_fit, rules.decay_divisor, rules.pools,
     )
     gaps = []
     at = 1
