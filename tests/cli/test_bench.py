@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cli.test_replay import on_terminal
 from vmalloc.cli import bench, main
+from vmalloc.policy import Policy
 from vmalloc.space import simulated as space_module
 from vmalloc.workloads.cases import CASES
 
@@ -151,10 +151,7 @@ def test_parameters_may_stand_anywhere_and_options_may_not_be_made_up(capsys: py
 
 
 def test_knobs_and_kasan_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for both: what the machine is made with."""
-    policy = ModuleType("policy")
-    policy.parse_knobs = lambda texts: tuple(texts)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, bench._POLICY, policy)
+    """With a stand-in for the machine: what it is made with."""
     made: dict[str, Any] = {}
     monkeypatch.setattr(space_module, "simulated", lambda arch, **how: made.update(how, arch=arch))
     arguments = {
@@ -166,7 +163,14 @@ def test_knobs_and_kasan_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     made.clear()
     more = {"set": ["guard=off", "fit=lowest"], "kasan": True}
     bench.machine_for(SimpleNamespace(**arguments | more))  # type: ignore[arg-type]
-    assert made == plain | {"policy": ("guard=off", "fit=lowest"), "kasan": True}
+    assert made == plain | {"policy": Policy(guard=False, fit="lowest"), "kasan": True}
+
+
+def test_knobs_and_kasan_change_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (*FEW, "--cpus", "2", "--workload", "fix_size_alloc")
+    few = [answer(capsys, *arguments, *more)["end"] for more in ((), ("--set", "lazy_max_pages=0"), ("--kasan",))]
+    assert few[0]["lazy_pages"] > few[1]["lazy_pages"]
+    assert few[2]["frames_used"] > few[0]["frames_used"]
 
 
 def test_on_a_terminal_a_bar_shows_the_progress() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vmalloc.errors import BadRequest
+from vmalloc.space.simulated import simulated
 from vmalloc.views.counters import Counters
 from vmalloc.workloads.parameters import Parameters
 from vmalloc.workloads.result import RunResult
@@ -127,6 +128,16 @@ def test_progress_ends_at_all_repetitions() -> None:
     how = small(nr_threads=3, test_repeat_count=2)
     run_workloads(make(), how, workloads=PLAIN[:2], progress=lambda done, of: seen.append((done, of)))
     assert seen == [(done, 12) for done in range(1, 13)]
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "6.19"])
+def test_every_case_of_a_kernel_runs_on_a_simulated_machine(kernel: str) -> None:
+    space = simulated(kernel=kernel, cpus=4, memory="512MiB")
+    result = run_workloads(space, small(nr_threads=4, run_test_mask=(1 << 13) - 1, nr_pcpu_objects=200))
+    assert [case.case.name for case in result.cases if case.missing or not case.workers] == []
+    assert result.failed == 0
+    assert result.end["areas"] <= 1  # a per-CPU chunk is kept
+    space.validate()
 
 
 def test_cases_that_cannot_run_are_told_and_the_others_run() -> None:

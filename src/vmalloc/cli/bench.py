@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib import import_module
 from typing import Any
 
 from vmalloc.cli.progress import progress_bars
-from vmalloc.errors import BadRequest
 from vmalloc.kernels import PROFILES
+from vmalloc.policy import knob_table, parse_knobs
 from vmalloc.units import GIB, MIB
 from vmalloc.workloads.cases import CASES, cases_of, find_case
 from vmalloc.workloads.parameters import ALL_CASES, PRESETS, Parameters, parse_parameters, preset
@@ -25,6 +24,9 @@ performance (in order, 3 repetitions of 1,000,000 loops), smoke (10 of 10,000), 
 sixteenth of the kernel's.
 
 Times are those of this computer; everything else depends on the arguments alone.
+
+Knobs of --set, with the kernel's rules as defaults:
+{knobs}
 
 Exit status: 0 done; 1 a case failed that should not; 2 the request was bad.
 """
@@ -42,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "bench",
         help="run the workloads of the kernel's test module on a simulated machine",
         description="Runs the cases of the kernel's test module (lib/test_vmalloc.c) on a simulated machine.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(knobs=knob_table()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parameters", nargs="*", metavar="PARAMETER=VALUE", help="parameter of the module; see below")
@@ -127,18 +129,11 @@ def machine_for(arguments: argparse.Namespace) -> Any:
     if arguments.kasan:
         more["kasan"] = True
     if arguments.set:
-        try:
-            more["policy"] = import_module(_POLICY).parse_knobs(arguments.set)
-        except ModuleNotFoundError:
-            raise BadRequest("--set: this build has no policy knobs") from None
+        more["policy"] = parse_knobs(arguments.set)
     return simulated(
         arguments.arch, kernel=arguments.kernel, cpus=arguments.cpus, nodes=arguments.nodes, memory=memory,
         seed=arguments.seed, **more,
     )  # fmt: skip
-
-
-#: Where knobs are read.
-_POLICY = "vmalloc.policy"
 
 
 def _cases() -> list[dict[str, Any]]:
