@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import ValidationError
-from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_NO_GUARD, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.kasan.layout import GRANULE, KASAN_VMALLOC_INVALID
 from vmalloc.units import format_range
 
 if TYPE_CHECKING:
@@ -54,14 +55,69 @@ def validate_areas(state: VmallocState) -> None:
 def validate_shadow(state: VmallocState) -> None:
     """Checks KASAN's shadow against areas and memory (sections 9.3 and 9.4).
 
-    * the shadow pages that it says exist are mapped, and nothing else is in the shadow range, each frame once;
-    * every busy, lazy and pooled range that was made with shadow allows what its owner asked for, and nothing more.
+    * each shadow page that it says exists is mapped, to a frame of its own; as many were made as are left;
+    * shadow allows exactly what the owner of each area asked for, and nothing of what is nobody's: but for what freeing
+      a per-CPU area leaves open, and for ``vm_map_ram`` and early memory, whose owners are not known here;
+    * the whole of each busy range has shadow, guard page included;
+    * who is said to have allocated an area is said so of every complete one, and of no other.
 
     Raises:
         ValidationError: two of them contradict each other.
     """
     kasan = state.kasan
     kasan.tracks.validate()
+    _check_shadow_frames(state)
+    busy = [area for area in state.space.busy() if kasan.covers(area.start, area.end)]
+    expected: dict[int, list[int | None]] = {}
+    for area in busy:
+        for page in range(*kasan.pages_of(area.start, area.end)):
+            _expect(page in kasan.present, f"{area}", f"shadow page {page << state.page_shift:#x}, which is missing")
+            expected.setdefault(page, [KASAN_VMALLOC_INVALID] * state.page_size)
+    for area in busy:
+        vm = state.areas.get(area.start)
+        size = area.end - area.start if vm is None else _allowed(vm)
+        cells: list[int | None] = list(kasan.expected(size, area.end - area.start))
+        if vm is None:
+            cells = [None] * len(cells)
+        else:
+            track = kasan.tracks.live.get(area.start)
+            _expect((track.size if track else 0) == size, f"{vm!r} of {size} bytes", f"who allocated it: {track}")
+        _lay(expected, kasan.layout.shadow(area.start), cells, state.page_size)
+    for page in sorted(kasan.present):
+        _check_shadow_page(state, page, expected.get(page))
+
+
+def _lay(expected: dict[int, list[int | None]], shadow: int, cells: list[int | None], page_size: int) -> None:
+    """Puts the cells of an area into the pages that they are in."""
+    done = 0
+    while done < len(cells):
+        page, at = divmod(shadow + done, page_size)
+        piece = min(len(cells) - done, page_size - at)
+        expected[page][at : at + piece] = cells[done : done + piece]
+        done += piece
+
+
+def _check_shadow_page(state: VmallocState, page: int, expected: list[int | None] | None) -> None:
+    """Each byte of a shadow page is what is expected: ``KASAN_VMALLOC_INVALID`` where nobody has anything."""
+    kasan = state.kasan
+    start = kasan.layout.memory(page << state.page_shift)
+    found = kasan.bytes_of(start, state.page_size)
+    wanted = [KASAN_VMALLOC_INVALID] * state.page_size if expected is None else expected
+    if found == wanted:
+        return
+    for i, (cell, want) in enumerate(zip(found, wanted, strict=True)):
+        if cell == want or want is None:
+            continue
+        address = start + i * GRANULE
+        left = any(first <= address < end for first, end in kasan.left_open.items())
+        area = state.find_area(address)
+        whose = "what is nobody's" if area is None else f"{area!r} of {_allowed(area)} bytes"
+        _expect(cell == 0 and left, whose, f"shadow byte {cell} of {address:#x}, not {want}")
+
+
+def _check_shadow_frames(state: VmallocState) -> None:
+    """Shadow pages have frames, each its own, and there are as many as were made and not released."""
+    kasan = state.kasan
     frames: dict[int, int] = {}
     for page in kasan.present:
         pfn = state.machine.translate(page << state.page_shift)
@@ -69,23 +125,22 @@ def validate_shadow(state: VmallocState) -> None:
         _expect(pfn >= 0, name, "the page tables, which map nothing there")
         _expect(frames.setdefault(pfn, page) == page, name, f"another one with the same frame {pfn:#x}")
         _expect(not state.machine.why_not(pfn, 0), name, f"its frame {pfn:#x}: {state.machine.why_not(pfn, 0)}")
-    for area in [*state.space.busy(), *state.space.lazy(), *state.space.pooled()]:
-        if not kasan.covers(area.start, area.end):
-            continue
-        vm = state.areas.get(area.start) if area.state == "busy" else None
-        if area.state == "busy" and vm is None:
-            continue  # vm_map_ram and early memory: who has which part of it is not known here
-        whole = area.end - area.start
-        found = kasan.bytes_of(area.start, whole >> 3)
-        if vm is None:
-            released = all(cell is None or cell == 0xF8 for cell in found[: (whole - state.page_size) >> 3])
-            _expect(released, f"{area}", "shadow that allows something of it")
-        else:
-            size = 0 if vm.flags & VM_UNINITIALIZED else vm.requested_size
-            expected = kasan.expected(size, whole)
-            wrong = next((i for i, cell in enumerate(found) if cell != expected[i]), None)
-            told = "" if wrong is None else f"shadow byte {found[wrong]} of {vm.addr + (wrong << 3):#x}"
-            _expect(wrong is None, f"{vm!r} of {size} bytes", told)
+    said = f"{kasan.populated} made and {kasan.released} released"
+    _expect(kasan.populated - kasan.released == len(kasan.present), f"{len(kasan.present)} shadow pages", said)
+
+
+def _allowed(vm: VmStruct) -> int:
+    """How many bytes of an area may be touched (section 9.3): none before it is complete.
+
+    An area that only was reserved as if it had memory (``VM_ALLOC``) is never allowed; one of a per-CPU group, which
+    looks the same but has no guard page, is as a whole.
+    """
+    if vm.flags & VM_UNINITIALIZED:
+        return 0
+    whole = vm.size == vm.requested_size and not vm.flags & VM_NO_GUARD
+    if vm.flags & VM_ALLOC and vm.pages is None and not whole:
+        return 0
+    return int(vm.requested_size)
 
 
 def _expect(holds: bool, first: str, second: str) -> None:

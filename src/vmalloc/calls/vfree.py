@@ -82,10 +82,14 @@ def find_area_to_free(state, address, call):
     refuse_free(state, address, call, why_no_area(state, address))
 
 
-def refuse_free(state, address, call, reason):
-    """Raises for an address that is not the caller's to free: BadAddress, with KASAN the BadFree among them."""
+def refuse_free(state, address, call, reason, gone=False):
+    """Raises for an address that is not the caller's to free: BadAddress, with KASAN the BadFree among them.
+
+    Args:
+        gone: the caller holds a handle of an area that was freed.
+    """
     if state.kasan is not None:
-        report_free(state, address, call, reason)
+        report_free(state, address, call, reason, gone)
     raise BadAddress(address, reason)
 
 

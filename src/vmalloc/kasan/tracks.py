@@ -40,18 +40,30 @@ MAX_FREED = 1 << 16
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """A Python stack, innermost call first.
+    """A Python stack, innermost call first. Two are equal that read the same.
 
     Attributes:
         calls: code objects with the offset of the instruction.
+        told: what ``__iter__`` gives, instead of calls: of a stack that was pickled, which code objects cannot be.
     """
 
     calls: tuple[tuple[CodeType, int], ...]
+    told: tuple[tuple[str, str, int], ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Stack) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __reduce__(self) -> tuple[type[Stack], tuple[object, ...]]:
+        return Stack, ((), tuple(self))
 
     def __iter__(self) -> Iterator[tuple[str, str, int]]:
         """Yields ``(function, file, line)`` of each call; line 0 where the code does not know it."""
+        yield from self.told
         for code, offset in self.calls:
             line = next((line for start, end, line in code.co_lines() if start <= offset < end and line), 0)
             yield code.co_qualname, code.co_filename, line
@@ -94,9 +106,11 @@ class Tracks:
     """What lives, and what was freed and is still nobody else's.
 
     Attributes:
+        max_freed: how many freed ones are remembered.
         live, freed: by start.
     """
 
+    max_freed: int = MAX_FREED
     live: dict[int, Allocation] = field(default_factory=dict)
     freed: dict[int, Allocation] = field(default_factory=dict)
     _starts: list[int] = field(default_factory=list)
@@ -129,7 +143,7 @@ class Tracks:
         found.freed = track
         self.freed[start] = found
         insort(self._starts, start)
-        if len(self._starts) > MAX_FREED:
+        if len(self._starts) > self.max_freed:
             self._forget(next(iter(self.freed)))
 
     def at(self, address: int) -> Allocation | None:

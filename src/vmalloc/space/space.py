@@ -280,7 +280,7 @@ class VmallocSpace:
         caller = caller_of(2)
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vrealloc")
             old = self.state.find_area(address)
             vm = vrealloc.vrealloc(self.state, address, size, gfp, caller, align=align, node=node)
         finally:
@@ -324,7 +324,7 @@ class VmallocSpace:
         gfp = checked_gfp(gfp)
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "kvrealloc")
             old = self.state.contiguous.get(address) or self.state.find_area(address)
             vm = kvmalloc.kvrealloc(self.state, address, size, gfp, caller)
         finally:
@@ -335,11 +335,17 @@ class VmallocSpace:
 
     # -- free ------------------------------------------------------------------------------------------------------
 
-    def address_of(self, area):
-        """The address that an area, or a number, names; raises BadAddress for an area that is gone."""
+    def address_of(self, area, call=""):
+        """The address that an area, or a number, names; raises BadAddress for an area that is gone.
+
+        Args:
+            call: which frees what it names; "" for one that does not.
+        """
         if isinstance(area, Area):
             if not area.vm.live:
-                refuse_free(self.state, area.vm.addr, "vfree", "this area was freed already")
+                if call:
+                    refuse_free(self.state, area.vm.addr, call, "this area was freed already", True)
+                raise BadAddress(area.vm.addr, "this area was freed already")
             if area.space is not self:
                 raise BadAddress(area.vm.addr, "this area belongs to another space")
             return area.vm.addr
@@ -355,7 +361,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vfree")
             if address in self.state.contiguous:
                 raise BadAddress(address, "is contiguous memory; kvfree frees that")
             free_address(self.state, address)
@@ -367,7 +373,7 @@ class VmallocSpace:
         self.enter()
         try:
             if not vm.live:
-                refuse_free(self.state, vm.addr, "vfree", "this area was freed already")
+                refuse_free(self.state, vm.addr, "vfree", "this area was freed already", True)
             self.free_record(vm)
         finally:
             self.unlock()
@@ -378,7 +384,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vfree_atomic")
             free_later(self.state, address)
         finally:
             self.unlock()
@@ -389,7 +395,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "kvfree")
             if self.state.vmalloc_start <= address < self.state.vmalloc_end:
                 free_address(self.state, address)
             else:
@@ -403,7 +409,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            kvmalloc.kvfree_sensitive(self.state, self.address_of(area), size)
+            kvmalloc.kvfree_sensitive(self.state, self.address_of(area, "kvfree_sensitive"), size)
         finally:
             self.unlock()
 
@@ -474,7 +480,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vunmap")
             unmap_address(self.state, address)
         finally:
             self.unlock()
@@ -522,11 +528,13 @@ class VmallocSpace:
         finally:
             self.unlock()
 
-    def record_of(self, area):
-        """The record of a live area."""
-        address = self.address_of(area)
+    def record_of(self, area, call=""):
+        """The record of a live area; ``call`` as of ``address_of``."""
+        address = self.address_of(area, call)
         vm = self.state.find_area(address)
         if vm is None:
+            if call:
+                refuse_free(self.state, address, call, "is in no area")
             raise BadAddress(address, "is in no area")
         return vm
 
@@ -550,7 +558,7 @@ class VmallocSpace:
         """Gives reserved addresses back, and what is mapped there; not the frames."""
         self.enter()
         try:
-            free_reserved(self.state, self.record_of(area))
+            free_reserved(self.state, self.record_of(area, "free_vm_area"))
         finally:
             self.unlock()
 
@@ -572,7 +580,7 @@ class VmallocSpace:
         """Removes an I/O mapping."""
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "iounmap")
             ioremap.iounmap(self.state, address)
         finally:
             self.unlock()
@@ -599,7 +607,7 @@ class VmallocSpace:
         """Frees such a group."""
         self.enter()
         try:
-            pcpu_areas.pcpu_free_vm_areas(self.state, [self.record_of(area) for area in areas])
+            pcpu_areas.pcpu_free_vm_areas(self.state, [self.record_of(area, "pcpu_free_vm_areas") for area in areas])
         finally:
             self.unlock()
 
@@ -810,6 +818,7 @@ class VmallocSpace:
         self.enter_task("trim")
         try:
             self.state.space.purge(True)
+            self.state.trim_shadow()
             return self.machine.trim()
         finally:
             self.unlock()
@@ -858,6 +867,7 @@ class VmallocSpace:
                 kvmalloc.kfree(self.state, address)
             self.state.space.purge(True)
             self.machine.run_deferred()
+            self.state.trim_shadow()
             self.closed = True
         finally:
             self.unlock()
