@@ -93,6 +93,9 @@ def _what_is_at(state: VmallocState, kasan: Kasan, address: int) -> tuple[str, s
     found = kasan.tracks.freed_at(address)
     if found is not None:
         return "use-after-free", _place(address, found), found
+    before = kasan.tracks.before(address)
+    if before is not None and address - before.end < state.page_size:  # one without a guard page
+        return "out-of-bounds", _place(address, before), before
     following = kasan.tracks.after(address)
     if following is not None and following.start - address <= state.page_size:
         ahead = following.start - address

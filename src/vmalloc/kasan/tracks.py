@@ -163,6 +163,11 @@ class Tracks:
         found = self.freed[self._starts[place]]
         return found if address < found.end else None
 
+    def before(self, address: int) -> Allocation | None:
+        """The live allocation that ends closest below an address."""
+        below = [found for found in self.live.values() if found.end <= address]
+        return max(below, key=lambda found: found.end, default=None)
+
     def after(self, address: int) -> Allocation | None:
         """The live allocation that begins closest above an address."""
         above = [found for found in self.live.values() if found.start > address]

@@ -10,6 +10,7 @@ put on ``dropped``, and the next call frees it.
 Compiled although it decides nothing: a million calls a second pass here.
 """
 
+import sys
 import threading
 from collections import deque
 from numbers import Integral
@@ -85,6 +86,7 @@ class VmallocSpace:
         self.acquire = self.lock.acquire
         self.unlock = self.lock.release
         self.dropped = deque()
+        self.is_finalizing = sys.is_finalizing  # by then the names of modules may be gone
         self.closed = False
 
     # -- entering and leaving --------------------------------------------------------------------------------------
@@ -128,7 +130,12 @@ class VmallocSpace:
             self.acquire()
 
     def drop(self, vm):
-        """Frees an area whose handle is gone: now if that can be, else with the next call. Never raises."""
+        """Frees an area whose handle is gone: now if that can be, else with the next call. Never raises.
+
+        Not when the interpreter ends: then everything goes.
+        """
+        if self.is_finalizing():
+            return
         self.dropped.append(vm)
         if self.acquire(False):
             try:
