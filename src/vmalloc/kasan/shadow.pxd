@@ -3,19 +3,16 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport cython
 
+from vmalloc.areas.free_tree cimport ADDRESS_MAX, ENOMEM
 from vmalloc.machine.base cimport TAKE_MAY_DRAIN, Machine
 from vmalloc.pages cimport Pages, new_pages
 
-# Mirrors layout.py, flags.py and areas/states.py (tests/kasan/test_shadow.py compares them).
+# Mirrors layout.py and flags.py (tests/kasan/test_layout.py compares them).
 cdef enum:
     GRANULE_SHIFT = 3
     INVALID = 0xF8
-    ENOMEM = 12
     PROT_RW = 3
     AT_ONCE = 1 << 20
-
-cdef enum:
-    ADDRESS_MAX = 0xFFFFFFFFFFFFFFFFULL
 
 cdef class Shadow:
     cdef readonly Machine machine

@@ -25,14 +25,14 @@ Protected by the lock of the space.
 import cython
 
 if not cython.compiled:
+    from vmalloc.areas.states import ENOMEM
     from vmalloc.flags import TAKE_MAY_DRAIN
     from vmalloc.pages import new_pages
+    from vmalloc.units import ADDRESS_MAX
 
     GRANULE_SHIFT = 3
     PROT_RW = 3
     INVALID = 0xF8
-    ENOMEM = 12
-    ADDRESS_MAX = 0xFFFFFFFFFFFFFFFF
     AT_ONCE = 1 << 20  # bytes of shadow that are written in one store
 
 __all__ = ["Shadow"]
