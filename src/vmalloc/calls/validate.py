@@ -67,52 +67,48 @@ def validate_shadow(state: VmallocState) -> None:
     kasan = state.kasan
     kasan.tracks.validate()
     _check_shadow_frames(state)
-    busy = [area for area in state.space.busy() if kasan.covers(area.start, area.end)]
-    expected: dict[int, list[int | None]] = {}
-    for area in busy:
-        for page in range(*kasan.pages_of(area.start, area.end)):
-            _expect(page in kasan.present, f"{area}", f"shadow page {page << state.page_shift:#x}, which is missing")
-            expected.setdefault(page, [KASAN_VMALLOC_INVALID] * state.page_size)
-    for area in busy:
-        vm = state.areas.get(area.start)
-        size = area.end - area.start if vm is None else _allowed(vm)
-        cells: list[int | None] = list(kasan.expected(size, area.end - area.start))
-        if vm is None:
-            cells = [None] * len(cells)
-        else:
-            track = kasan.tracks.live.get(area.start)
-            _expect((track.size if track else 0) == size, f"{vm!r} of {size} bytes", f"who allocated it: {track}")
-        _lay(expected, kasan.layout.shadow(area.start), cells, state.page_size)
-    for page in sorted(kasan.present):
-        _check_shadow_page(state, page, expected.get(page))
-
-
-def _lay(expected: dict[int, list[int | None]], shadow: int, cells: list[int | None], page_size: int) -> None:
-    """Puts the cells of an area into the pages that they are in."""
-    done = 0
-    while done < len(cells):
-        page, at = divmod(shadow + done, page_size)
-        piece = min(len(cells) - done, page_size - at)
-        expected[page][at : at + piece] = cells[done : done + piece]
-        done += piece
-
-
-def _check_shadow_page(state: VmallocState, page: int, expected: list[int | None] | None) -> None:
-    """Each byte of a shadow page is what is expected: ``KASAN_VMALLOC_INVALID`` where nobody has anything."""
-    kasan = state.kasan
-    start = kasan.layout.memory(page << state.page_shift)
-    found = kasan.bytes_of(start, state.page_size)
-    wanted = [KASAN_VMALLOC_INVALID] * state.page_size if expected is None else expected
-    if found == wanted:
-        return
-    for i, (cell, want) in enumerate(zip(found, wanted, strict=True)):
-        if cell == want or want is None:
+    inside: dict[int, list[Any]] = {page: [] for page in sorted(kasan.present)}
+    for area in state.space.busy():
+        if not kasan.covers(area.start, area.end):
             continue
-        address = start + i * GRANULE
-        left = any(first <= address < end for first, end in kasan.left_open.items())
-        area = state.find_area(address)
-        whose = "what is nobody's" if area is None else f"{area!r} of {_allowed(area)} bytes"
-        _expect(cell == 0 and left, whose, f"shadow byte {cell} of {address:#x}, not {want}")
+        vm = state.areas.get(area.start)
+        if vm is not None:
+            track, size = kasan.tracks.live.get(area.start), _allowed(vm)
+            _expect((track.size if track else 0) == size, f"{vm!r} of {size} bytes", f"who allocated it: {track}")
+        for page in range(*kasan.pages_of(area.start, area.end)):
+            _expect(page in inside, f"{area}", f"shadow page {page << state.page_shift:#x}, which is missing")
+            inside[page].append(area)
+    for page, areas in inside.items():
+        _check_shadow_page(state, page, areas)
+
+
+def _check_shadow_page(state: VmallocState, page: int, areas: list[Any]) -> None:
+    """Each byte of a shadow page is what the areas in it say, and ``KASAN_VMALLOC_INVALID`` where there are none."""
+    kasan = state.kasan
+    first = kasan.layout.memory(page << state.page_shift)
+    behind = first + kasan.layout.unit
+    found = state.machine.read_frame(state.machine.translate(page << state.page_shift), 0, state.page_size)
+    expected = bytearray([KASAN_VMALLOC_INVALID]) * state.page_size
+    for area in areas:
+        vm = state.areas.get(area.start)
+        if vm is None:  # whose parts are whose is not known here
+            start, end = (max(area.start, first) - first) >> 3, (min(area.end, behind) - first) >> 3
+            expected[start:end] = found[start:end]
+            continue
+        end = vm.addr + _allowed(vm)
+        if end > first:
+            cells = kasan.expected(min(end, behind) - max(vm.addr, first))
+            at = (max(vm.addr, first) - first) >> 3
+            expected[at : at + len(cells)] = cells
+    if found == expected:
+        return
+    for i, (cell, want) in enumerate(zip(found, expected, strict=True)):
+        address = first + i * GRANULE
+        left = any(start <= address < end for start, end in kasan.left_open.items())
+        if cell != want and not (cell == 0 and left):
+            owner = state.find_area(address)
+            whose = "what is nobody's" if owner is None else f"{owner!r} of {_allowed(owner)} bytes"
+            _expect(False, whose, f"shadow byte {cell} of {address:#x}, not {want}")
 
 
 def _check_shadow_frames(state: VmallocState) -> None:

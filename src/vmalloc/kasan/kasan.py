@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmalloc.flags import CONTEXT_NAMES
-from vmalloc.kasan.layout import GRANULE, KASAN_VMALLOC_INVALID, shadow_layout
+from vmalloc.kasan.layout import GRANULE, shadow_layout
 from vmalloc.kasan.shadow import Shadow
 from vmalloc.kasan.tracks import Track, Tracks
 from vmalloc.units import align_down, align_up
@@ -146,8 +146,7 @@ class Kasan(Shadow):
             "reports": self.reports,
         }
 
-    def expected(self, size: int, total: int) -> list[int]:
-        """The shadow of an area of ``total`` bytes, guard page included, of which ``size`` are allowed."""
+    def expected(self, size: int) -> bytes:
+        """The shadow of ``size`` bytes, a granule's start first, that may be touched."""
         whole, part = divmod(size, GRANULE)
-        cells = [0] * whole + ([part] if part else [])
-        return cells + [KASAN_VMALLOC_INVALID] * (total // GRANULE - len(cells))
+        return bytes(whole) + bytes([part] if part else [])
