@@ -21,7 +21,7 @@ from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import CodeType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vmalloc.errors import ValidationError
 from vmalloc.units import format_range
@@ -73,8 +73,7 @@ class Stack:
         return [f" {function} ({file}:{line})" for function, file, line in self]
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
+class Track(NamedTuple):
     """An event in the life of an allocation: where in the program, and on which CPU."""
 
     stack: Stack
@@ -119,20 +118,25 @@ class Tracks:
     def stack(self) -> Stack:
         """The stack of who called the package."""
         frame = sys._getframe(1)
-        calls: list[tuple[CodeType, int]] = []
-        inside = True
-        while frame is not None and len(calls) < MAX_DEPTH:
-            inside = inside and frame.f_code.co_filename.startswith(_PACKAGE)
-            if not inside:
-                calls.append((frame.f_code, frame.f_lasti))
+        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
             frame = frame.f_back  # type: ignore[assignment]
+        calls: list[tuple[CodeType, int]] = []
+        room = MAX_DEPTH
+        while frame is not None and room:
+            calls.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back  # type: ignore[assignment]
+            room -= 1
         key = tuple(calls)
-        return self._depot.setdefault(key, Stack(key))
+        found = self._depot.get(key)
+        if found is None:
+            found = self._depot[key] = Stack(key)
+        return found
 
     def allocate(self, start: int, end: int, size: int, what: str, track: Track) -> None:
         """Notes an allocation; what was freed at its addresses is forgotten."""
-        for old in list(self._freed_in(start, end)):
-            self._forget(old)
+        if self._starts:
+            for old in list(self._freed_in(start, end)):
+                self._forget(old)
         self.live[start] = Allocation(start, end, size, what, track)
 
     def free(self, start: int, track: Track) -> None:
