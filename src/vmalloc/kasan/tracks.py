@@ -113,23 +113,24 @@ class Tracks:
     live: dict[int, Allocation] = field(default_factory=dict)
     freed: dict[int, Allocation] = field(default_factory=dict)
     _starts: list[int] = field(default_factory=list)
-    _depot: dict[tuple[tuple[CodeType, int], ...], Stack] = field(default_factory=dict)
+    _depot: dict[tuple[int, ...], Stack] = field(default_factory=dict)
 
     def stack(self) -> Stack:
         """The stack of who called the package."""
         frame = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
             frame = frame.f_back  # type: ignore[assignment]
-        calls: list[tuple[CodeType, int]] = []
-        room = MAX_DEPTH
-        while frame is not None and room:
-            calls.append((frame.f_code, frame.f_lasti))
+        codes: list[CodeType] = []
+        offsets: list[int] = []
+        while frame is not None and len(codes) < MAX_DEPTH:
+            codes.append(frame.f_code)
+            offsets.append(frame.f_lasti)
             frame = frame.f_back  # type: ignore[assignment]
-            room -= 1
-        key = tuple(calls)
+        # By identity: to hash a code object is to hash all that is in it. The depot keeps it, so it stays the same one.
+        key = (*map(id, codes), *offsets)
         found = self._depot.get(key)
         if found is None:
-            found = self._depot[key] = Stack(key)
+            found = self._depot[key] = Stack(tuple(zip(codes, offsets, strict=True)))
         return found
 
     def allocate(self, start: int, end: int, size: int, what: str, track: Track) -> None:
