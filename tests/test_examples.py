@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 #: What an example must have come to, so that one that ends early is seen.
 LAST_WORDS = {
+    "kasan.py": "reports: 3",
     "simulated_machine.py": "Every structure was checked",
     "teach_lazy_purge.py": "lazy now: 0 pages, flushes: 1",
 }

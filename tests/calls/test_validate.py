@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from space.rig import KERNELS
-from vmalloc.calls.validate import validate_areas
+from vmalloc.calls.validate import validate_areas, validate_shadow
 from vmalloc.errors import ValidationError
-from vmalloc.flags import VM_SPARSE
+from vmalloc.flags import VM_SPARSE, VM_UNINITIALIZED
 from vmalloc.pages import Pages
 from vmalloc.space.area import Area
 from vmalloc.space.simulated import SimulatedSpace, simulated
@@ -231,3 +231,143 @@ def test_what_vm_map_ram_has_is_held_against_addresses_and_page_tables(
         validate_areas(space.state)
     for area in areas:
         area.owner = False  # nobody shall try to free what is broken
+
+
+# -- shadow ------------------------------------------------------------------------------------------------------------
+
+
+def checked(kernel: str = "6.19") -> tuple[SimulatedSpace, list[Area]]:
+    """A space with KASAN: areas, a lazy range, a pooled one, a per-CPU area that was freed."""
+    space = simulated("x86_64", kernel, cpus=2, memory="32MiB", kasan=True)
+    gone = [space.vmalloc(P), space.vmalloc(2 * P), space.pcpu_get_vm_areas([0], [2 * P], P)[0]]
+    gone[0].free()
+    space.purge()
+    gone[1].free()
+    space.pcpu_free_vm_areas([gone[2]])
+    areas = [space.vmalloc(5001), space.vmalloc(100_000), space.vmap(space.alloc_pages(2)), space.vmalloc(600 * P)]
+    return space, areas
+
+
+def write(space: SimulatedSpace, address: int, value: int) -> None:
+    space.machine.store(space.kasan.layout.shadow(address), bytes([value]))
+
+
+def one_byte_too_many(space: SimulatedSpace, area: Area) -> None:
+    write(space, area.address + 5000, 2)
+
+
+def one_byte_too_few(space: SimulatedSpace, area: Area) -> None:
+    write(space, area.address + 4992, 7)
+
+
+def slack_allowed(space: SimulatedSpace, area: Area) -> None:
+    write(space, area.end - 8, 0)
+
+
+def guard_allowed(space: SimulatedSpace, area: Area) -> None:
+    write(space, area.end, 0)
+
+
+def other_poison(space: SimulatedSpace, area: Area) -> None:
+    write(space, area.end, 0xFF)
+
+
+def lazy_allowed(space: SimulatedSpace, area: Area) -> None:
+    write(space, space.state.space.lazy()[0].start, 0)
+
+
+def pooled_allowed(space: SimulatedSpace, area: Area) -> None:
+    write(space, space.state.space.pooled()[0].start, 5)
+
+
+def free_allowed(space: SimulatedSpace, area: Area) -> None:
+    write(space, max(vm.end for vm in space.state.areas.values()) + 8, 0)
+
+
+def incomplete_allowed(space: SimulatedSpace, area: Area) -> None:
+    area.vm.flags |= VM_UNINITIALIZED
+
+
+def another_size(space: SimulatedSpace, area: Area) -> None:
+    area.vm.requested_size = 5009
+
+
+def tracked_size(space: SimulatedSpace, area: Area) -> None:
+    space.kasan.tracks.live[area.address].size = 5000
+
+
+def untracked(space: SimulatedSpace, area: Area) -> None:
+    del space.kasan.tracks.live[area.address]
+
+
+def page_unmapped(space: SimulatedSpace, area: Area) -> None:
+    at = space.kasan.layout.shadow(area.address) & -P
+    space.machine.unmap(at, at + P)
+
+
+def page_forgotten(space: SimulatedSpace, area: Area) -> None:
+    space.kasan.present.remove(space.kasan.layout.shadow(area.address) >> 12)
+
+
+def frame_twice(space: SimulatedSpace, area: Area) -> None:
+    first, second = sorted(space.kasan.present)[:2]
+    pfn = space.machine.translate(first << 12)
+    space.machine.unmap(second << 12, (second + 1) << 12)
+    space.machine.map_pages(second << 12, Pages([pfn]), 0, 1, 3)
+
+
+def frame_free(space: SimulatedSpace, area: Area) -> None:
+    space.machine.give(space.machine.translate(space.kasan.layout.shadow(area.address)), 0)
+
+
+def miscounted_shadow(space: SimulatedSpace, area: Area) -> None:
+    extra = max(space.kasan.present) + 9
+    at = extra << 12
+    pages = space.alloc_pages(1)
+    space.machine.map_pages(at, pages, 0, 1, 3)
+    space.kasan.present.add(extra)
+
+
+def broken_tracks(space: SimulatedSpace, area: Area) -> None:
+    space.kasan.tracks._starts.append(1)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_shadow_that_is_well_passes(kernel: str) -> None:
+    space, _areas = checked(kernel)
+    validate_shadow(space.state)
+    assert space.kasan.left_open
+    space.purge(full=True)
+    validate_shadow(space.state)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (one_byte_too_many, "of 5001 bytes.*shadow byte 2 of .*, not 1"),
+        (one_byte_too_few, "shadow byte 7 of .*, not 0"),
+        (slack_allowed, "of 5001 bytes.*shadow byte 0"),
+        (guard_allowed, "of 5001 bytes.*shadow byte 0"),
+        (other_poison, "of 5001 bytes.*shadow byte 255"),
+        (lazy_allowed, "what is nobody's.*shadow byte 0"),
+        (pooled_allowed, "what is nobody's.*shadow byte 5"),
+        (free_allowed, "what is nobody's.*shadow byte 0"),
+        (incomplete_allowed, "who allocated it"),
+        (another_size, "who allocated it"),
+        (tracked_size, "who allocated it"),
+        (untracked, "who allocated it: None"),
+        (page_unmapped, "which map nothing there"),
+        (page_forgotten, "which is missing|shadow pages"),
+        (frame_twice, "another one with the same frame"),
+        (frame_free, "its frame"),
+        (miscounted_shadow, "made and"),
+        (broken_tracks, "quarantine|starts"),
+    ],
+)
+def test_shadow_that_is_broken_is_found_and_named(damage: Callable[[SimulatedSpace, Area], None], words: str) -> None:
+    space, areas = checked()
+    damage(space, areas[0])
+    with pytest.raises(ValidationError, match=words):
+        validate_shadow(space.state)
+    for area in areas:
+        area.owner = False

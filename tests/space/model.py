@@ -242,7 +242,8 @@ class Model:
         if area is not None and area.kind == "block":
             return "freed" if self.page_of(address) in self.dirty else "unmapped"
         if area is not None:
-            return "guard" if address >= area.start + area.usable else "unmapped"
+            behind = address >= area.start + area.usable and area.kind != "pcpu"  # those have no guard page
+            return "guard" if behind else "unmapped"
         return "freed" if self.was_freed(address) else "unmapped"
 
     def reach(self, cpu: int, address: int, size: int, *, write: bool) -> Failure | list[tuple[Mapping, int, int]]:

@@ -45,6 +45,8 @@ from vmalloc.flags import (
     VM_USERMAP,
     parse_prot,
 )
+from vmalloc.kasan.kasan import Kasan
+from vmalloc.kasan.layout import shadow_range
 from vmalloc.kernels import PROFILES
 from vmalloc.machine.simulated.arch import ARCHITECTURES
 from vmalloc.machine.simulated.machine import SimulatedMachine
@@ -118,8 +120,11 @@ class Programs(RuleBasedStateMachine):
         nodes=st.lists(st.sampled_from([1024, 2048, 4096]), min_size=1, max_size=3),
         high=st.booleans(),
         mode=st.sampled_from([PLAIN, FAILING, FORGETFUL]),
+        checked=st.booleans(),
     )
-    def boot(self, arch: str, kernel: str, cpus: int, nodes: list[int], high: bool, mode: str) -> None:
+    def boot(
+        self, arch: str, kernel: str, cpus: int, nodes: list[int], high: bool, mode: str, checked: bool
+    ) -> None:
         self.arch, self.kernel, self.mode = ARCHITECTURES[arch], PROFILES[kernel], mode
         self.shift = self.arch.page_shift
         self.page = 1 << self.shift
@@ -133,12 +138,23 @@ class Programs(RuleBasedStateMachine):
             places.append((at, size))
             at += size
         shifts = sorted({self.shift, *(leaf.shift for leaf in self.arch.huge_vmap)})
+        offset = self.arch.kasan_shadow_offset
+        self.shadow: list[tuple[int, int]] = []
+        if checked and offset is not None and mode != FORGETFUL:  # there shadow, too, would go stale
+            end = align_up(self.arch.vmalloc_end, self.page)
+            self.shadow = [shadow_range(offset, self.arch.vmalloc_start, end, self.page)]
         inner = SimulatedMachine(
-            self.arch, self.kernel, cpus=cpus, nodes=places, tlb={"sizes": [(shift, 1024, 1024) for shift in shifts]}
-        )
+            self.arch, self.kernel, cpus=cpus, nodes=places, tlb={"sizes": [(shift, 1024, 1024) for shift in shifts]},
+            shared_ranges=self.shadow,
+        )  # fmt: skip
         self.inner, self.log = inner, FlushLog(inner)
         self.machine = FailingMachine(self.log)
-        self.space = SimulatedSpace(self.machine, self.kernel)
+        self.kasan: Kasan | None = None
+        if self.shadow:
+            merged = self.kernel.shadow_goes_with_neighbours
+            self.kasan = Kasan(self.machine, in_bulk=self.kernel.shadow_in_bulk, release_merged=merged)
+        self.left_open: list[tuple[int, int]] = []
+        self.space = SimulatedSpace(self.machine, self.kernel, (), None, self.kasan)
         self.info = self.machine.info
         self.model = Model(self.page, cpus, self.arch.max_ranged_flush_pages, PROT_SPECIAL)
         self.log.told = self.model.flush
@@ -196,6 +212,8 @@ class Programs(RuleBasedStateMachine):
     def model_free(self, area: Area) -> None:
         """An area goes, as ``vfree`` does it: addresses, permissions, frames, its list of frames."""
         self.model.remove_area(area)
+        if area.kind == "pcpu":  # freeing forbids all but this page (section 9.3)
+            self.left_open.append((area.end - self.page, area.end))
         if self.twin is not None and self.twin.free(area.start) and not self.drain_queued:
             self.drain_queued = True
             self.queue.append(("drain", 0))
@@ -1112,6 +1130,21 @@ class Programs(RuleBasedStateMachine):
         kept = any(area.start <= expected.address < area.end for area in self.twin.lazy() + self.twin.pooled())
         return fault.kind == ("freed" if kept else "unmapped")
 
+    def forbidden(self, address: int, size: int, context: str, access: Callable[[], Any]) -> bool:
+        """Whether KASAN forbids an access (section 9.6): it does, at the first byte that nobody asked for."""
+        if self.kasan is None:
+            return False
+        at, end = address, address + size
+        while at < end and (area := self.model.area_at(at)) is not None and at < area.start + area.requested:
+            at = area.start + area.requested
+        if at >= end:
+            return False
+        if not any(first <= at < behind for first, behind in self.left_open):
+            with self.space.in_context(context), pytest.raises(Fault) as caught:
+                access()
+            assert (caught.value.kind, caught.value.address, caught.value.cpu) == ("kasan", at, self.cpu)
+        return True
+
     @precondition(lambda self: not self.vague)
     @rule(
         data=st.data(), size=st.sampled_from([1, 2, 8, 24, 5000]), cpu=CPU, context=st.sampled_from(["task", "hardirq"])
@@ -1119,6 +1152,8 @@ class Programs(RuleBasedStateMachine):
     def load(self, data: st.DataObject, size: int, cpu: int, context: str) -> None:
         self.on(cpu)
         address = self.place(data)
+        if self.forbidden(address, size, context, lambda: self.space.load(address, size)):
+            return
         expected = self.model.reach(self.cpu, address, size, write=False)
         with self.space.in_context(context):
             if isinstance(expected, Failure):
@@ -1133,6 +1168,8 @@ class Programs(RuleBasedStateMachine):
     def store(self, data: st.DataObject, stored: bytes, cpu: int, context: str) -> None:
         self.on(cpu)
         address = self.place(data)
+        if self.forbidden(address, len(stored), context, lambda: self.space.store(address, stored)):
+            return
         expected = self.model.store(self.cpu, address, stored)
         with self.space.in_context(context):
             if expected is None:
@@ -1272,7 +1309,8 @@ class Programs(RuleBasedStateMachine):
         assert stats["pages"] == sum(len(area.pfns) for area in model.areas if area.kind == "alloc")
         assert stats["contiguous_blocks"] == len(model.contiguous)
         assert stats["deferred_frees"] == sum(len(waiting) for waiting in model.pending)
-        assert stats["frames_used"] - stats["page_table_bytes"] // self.page == len(model.frames)
+        shadow = 0 if self.kasan is None else len(self.kasan.present)
+        assert stats["frames_used"] - stats["page_table_bytes"] // self.page == len(model.frames) + shadow
         lines = [parse_line(line) for line in self.space.vmallocinfo().splitlines()]
         shown = [(line.start, line.end) for line in lines if line is not None and line.kind != UNPURGED]
         assert sorted(shown) == [(area.start, area.end) for area in model.areas]
@@ -1327,7 +1365,7 @@ class Programs(RuleBasedStateMachine):
         assert stats["areas"] == stats["lazy_areas"] == stats["pooled_areas"] == stats["pages"] == 0
         assert stats["frames_used"] == stats["page_table_bytes"] // self.page
         assert stats["frames_free"] + stats["frames_used"] == stats["frames"]
-        fresh = SimulatedMachine(self.arch, self.kernel, cpus=self.cpus)
+        fresh = SimulatedMachine(self.arch, self.kernel, cpus=self.cpus, shared_ranges=self.shadow)
         assert stats["page_table_bytes"] == fresh.page_table.table_bytes
         self.space.validate()
         self.space.close()

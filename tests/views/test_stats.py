@@ -63,7 +63,7 @@ def test_names_never_depend_on_what_happened() -> None:
 
 def test_every_name_is_documented_and_every_documented_name_is_there() -> None:
     text = module.__doc__ or ""
-    found = stats(simulated(nodes=1).state)
+    found = stats(simulated(nodes=1, kasan=True).state)
     without_number = {re.sub(r"_node0$|(?<=shift)\d+$|(?<=page_tables_)\w+$", "", name) for name in found}
     documented = {re.sub(r"_node0$|(?<=shift)\d+$|(?<=page_tables_)\w+$", "", name)
                   for quoted in re.findall(r"``([\w, ]+)``", text) for name in quoted.split(", ")}  # fmt: skip

@@ -42,12 +42,11 @@ def _what_is_at(state: VmallocState, address: int) -> tuple[str, str]:
     """The kind of fault, and what is at an address where nothing is mapped."""
     vm = state.find_area(address)
     if vm is not None:
-        behind = address - (vm.addr + vm.usable_size)
-        where = (
-            f"the area {format_range(vm.addr, vm.addr + vm.usable_size)} of {format_size(vm.requested_size)}, "
-            f"allocated by {vm.caller}"
-        )
-        if behind >= 0 and not (vm.flags & VM_ALLOC and vm.pages is None):  # per-CPU areas have no guard page
+        whole = vm.flags & VM_ALLOC and vm.pages is None  # per-CPU areas have no guard page
+        end = vm.addr + (vm.size if whole else vm.usable_size)
+        behind = address - end
+        where = f"the area {format_range(vm.addr, end)} of {format_size(vm.requested_size)}, allocated by {vm.caller}"
+        if behind >= 0:
             return "guard", f"{behind} bytes behind {where}"
         return "unmapped", f"{address - vm.addr} bytes into {where}"
     ram = what_is_at(state, address)

@@ -10,7 +10,7 @@ from operator import index
 
 from vmalloc.calls.reserve import get_vm_area_node
 from vmalloc.calls.state import VmallocState
-from vmalloc.calls.vfree import free_vm_area
+from vmalloc.calls.vfree import free_vm_area, refuse_free
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.calls.vmalloc import checked_node
 from vmalloc.errors import BadAddress, BadRequest, BadSize, OutOfFrames
@@ -127,7 +127,7 @@ def iounmap(state: VmallocState, address: int) -> None:
     """Removes an I/O mapping; any address in its first page will do, as ``ioremap`` may have returned it."""
     vm = state.find_area(address & ~(state.page_size - 1))
     if vm is None or not vm.flags & VM_IOREMAP:
-        raise BadAddress(address, state.warn(f"iounmap: bad address {address:#x}"))
+        refuse_free(state, address, "iounmap", state.warn(f"iounmap: bad address {address:#x}"))
     if state.machine.running.context != TASK:
         raise state.refuse("iounmap", "it may sleep: task context only")
     free_vm_area(state, vm)

@@ -33,7 +33,12 @@ def report_access(state: VmallocState, address: int, size: int, access: str) -> 
     kasan: Kasan = state.kasan
     bad, reported = kasan.bad, kasan.reported
     shadow, following = kasan.bytes_of(reported, 2)
-    bug = _without_shadow(state, reported) if shadow is None else bug_type(shadow, following)
+    if address + size > 1 << 64:
+        bug = "out-of-bounds"  # it wraps round: its length is negative where lengths have a sign
+    elif shadow is None:
+        bug = _without_shadow(state, reported)
+    else:
+        bug = bug_type(shadow, following)
     cause, where, allocation = _what_is_at(state, kasan, bad)
     report = _report(state, kasan, bug, cause, access, address, size, bad, reported, where, allocation)
     _log(state, kasan, report)
@@ -42,18 +47,29 @@ def report_access(state: VmallocState, address: int, size: int, access: str) -> 
     )
 
 
-def report_free(state: VmallocState, address: int, call: str, reason: str) -> NoReturn:
+def report_free(state: VmallocState, address: int, call: str, reason: str, gone: bool = False) -> NoReturn:
     """Raises for a free of what is not the caller's.
 
+    Args:
+        call: what it was to be freed by. reason: why it was not.
+        gone: the caller holds a handle of an area that was freed, whatever is at its address now.
+
     Raises:
-        BadFree: ``double-free`` of what was freed before, else ``invalid-free``.
+        BadFree: ``double-free`` of what was freed before, or waits to be, else ``invalid-free``.
     """
     kasan: Kasan = state.kasan
-    freed = kasan.tracks.freed_at(address)
-    twice = freed is not None and kasan.tracks.live_at(address) is None
-    cause = "double-free" if twice else "invalid-free"
-    allocation = freed if twice else kasan.tracks.live_at(address)
-    where = _place(address, allocation) if allocation is not None else "in nothing that was allocated"
+    live, freed = kasan.tracks.live_at(address), kasan.tracks.freed_at(address)
+    allocation: Allocation | None
+    if live is not None and kasan.waits(live.start) and address % state.page_size == 0:
+        cause, allocation = "double-free", live
+    elif gone or (live is None and freed is not None and address % state.page_size == 0):
+        cause, allocation = "double-free", freed
+    else:
+        cause, allocation = "invalid-free", live or freed
+    if allocation is not None:
+        where = _place(address, allocation)
+    else:
+        where = "somebody else's by now" if live is not None else "in nothing that was allocated"
     report = _report(state, kasan, cause, cause, "free", address, 0, address, address, where, allocation)
     _log(state, kasan, report)
     raise BadFree(address, f"{call}: {cause}: {reason}", cpu=state.machine.running.cpu, report=report)
@@ -63,7 +79,8 @@ def _without_shadow(state: VmallocState, address: int) -> str:
     """The name of a bug at an address without metadata (section 9.6)."""
     if 0 <= address < state.page_size:
         return "null-ptr-deref"
-    if address < state.info.kernel_start:
+    # User space mirrors the kernel's part; where the kernel has all addresses, user space is in none of them.
+    if address < (1 << 64) - state.info.kernel_start and state.info.kernel_start != 0:
         return "user-memory-access"
     return "wild-memory-access"
 
@@ -76,6 +93,9 @@ def _what_is_at(state: VmallocState, kasan: Kasan, address: int) -> tuple[str, s
     found = kasan.tracks.freed_at(address)
     if found is not None:
         return "use-after-free", _place(address, found), found
+    before = kasan.tracks.before(address)
+    if before is not None and address - before.end < state.page_size:  # one without a guard page
+        return "out-of-bounds", _place(address, before), before
     following = kasan.tracks.after(address)
     if following is not None and following.start - address <= state.page_size:
         ahead = following.start - address

@@ -39,9 +39,10 @@ def kvfree_rcu(state: VmallocState, address: int) -> None:
     vm = _find(state, address, "kvfree_rcu")
     if state.rcu.room():
         state.rcu.add(vm, _release(state))
-        return
-    state.machine.store(vm.addr, bytes(2 * state.pointer_size))
-    state.rcu.add_linked(vm, _release(state))
+    else:
+        state.machine.store(vm.addr, bytes(2 * state.pointer_size))
+        state.rcu.add_linked(vm, _release(state))
+    _name_the_caller(state, vm)
 
 
 def kvfree_rcu_mightsleep(state: VmallocState, address: int) -> None:
@@ -59,6 +60,7 @@ def kvfree_rcu_mightsleep(state: VmallocState, address: int) -> None:
     vm = _find(state, address, call)
     if state.rcu.room():
         state.rcu.add(vm, _release(state))
+        _name_the_caller(state, vm)
         return
     expect_no_reader(state, call)
     state.rcu.synchronize()
@@ -105,6 +107,12 @@ def _find(state: VmallocState, address: int, call: str) -> VmStruct:
             if vm in pending:
                 raise BadAddress(address, f"is in the area {format_address(vm.addr)}, which waits to be freed already")
     return vm
+
+
+def _name_the_caller(state: VmallocState, vm: VmStruct) -> None:
+    """KASAN shall name who called, not the worker that frees."""
+    if state.kasan is not None and state.kasan.covers(vm.addr, vm.end):
+        state.kasan.free_later(vm.addr)
 
 
 def _release(state: VmallocState) -> Any:

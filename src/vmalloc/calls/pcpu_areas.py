@@ -64,7 +64,7 @@ def _populate(state: VmallocState, starts: Sequence[int], sizes: Sequence[int]) 
         for other in starts:
             state.space.free_now(other)
         ranges = [(first, first + length) for first, length in zip(starts[:made], sizes, strict=False)]
-        state.kasan.purged(ranges, [state.allocator.free.block_of(first) for first, _ in ranges])
+        state.kasan.undone(ranges, [state.allocator.free.block_of(first) for first, _ in ranges])
         raise OutOfFrames(f"no page frames for the KASAN shadow of {format_range(start, start + size)}")
 
 

@@ -121,6 +121,12 @@ class VmallocState:
                 raise OutOfFrames(f"no frames for the shadow of the early area {format_range(start, end)}")
             self.kasan.allocated(start, end, end - start)
 
+    def trim_shadow(self):
+        """Gives back shadow of free addresses, of which a purge leaves pages behind (section 9.4)."""
+        if self.kasan is not None:
+            taken = [*self.space.busy(), *self.space.lazy(), *self.space.pooled()]
+            self.kasan.trimmed([(area.start, area.end) for area in taken])
+
     def flush_hull(self, start, end):
         """Flushes what a purge owes, before one of its addresses can be used again."""
         self.machine.flush(start, end)

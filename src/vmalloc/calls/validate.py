@@ -22,7 +22,8 @@ from vmalloc.areas.states import VMAP_BLOCK, VMAP_RAM
 from vmalloc.areas.validate_blocks import validate_blocks
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import ValidationError
-from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_NO_GUARD, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.kasan.layout import GRANULE, KASAN_VMALLOC_INVALID
 from vmalloc.units import format_range
 
 if TYPE_CHECKING:
@@ -60,14 +61,65 @@ def validate_areas(state: VmallocState) -> None:
 def validate_shadow(state: VmallocState) -> None:
     """Checks KASAN's shadow against areas and memory (sections 9.3 and 9.4).
 
-    * the shadow pages that it says exist are mapped, and nothing else is in the shadow range, each frame once;
-    * every busy, lazy and pooled range that was made with shadow allows what its owner asked for, and nothing more.
+    * each shadow page that it says exists is mapped, to a frame of its own; as many were made as are left;
+    * shadow allows exactly what the owner of each area asked for, and nothing of what is nobody's: but for what freeing
+      a per-CPU area leaves open, and for ``vm_map_ram`` and early memory, whose owners are not known here;
+    * the whole of each busy range has shadow, guard page included;
+    * who is said to have allocated an area is said so of every complete one, and of no other.
 
     Raises:
         ValidationError: two of them contradict each other.
     """
     kasan = state.kasan
     kasan.tracks.validate()
+    _check_shadow_frames(state)
+    inside: dict[int, list[Any]] = {page: [] for page in sorted(kasan.present)}
+    for area in state.space.busy():
+        if not kasan.covers(area.start, area.end):
+            continue
+        vm = state.areas.get(area.start)
+        if vm is not None:
+            track, size = kasan.tracks.live.get(area.start), _allowed(vm)
+            _expect((track.size if track else 0) == size, f"{vm!r} of {size} bytes", f"who allocated it: {track}")
+        for page in range(*kasan.pages_of(area.start, area.end)):
+            _expect(page in inside, f"{area}", f"shadow page {page << state.page_shift:#x}, which is missing")
+            inside[page].append(area)
+    for page, areas in inside.items():
+        _check_shadow_page(state, page, areas)
+
+
+def _check_shadow_page(state: VmallocState, page: int, areas: list[Any]) -> None:
+    """Each byte of a shadow page is what the areas in it say, and ``KASAN_VMALLOC_INVALID`` where there are none."""
+    kasan = state.kasan
+    first = kasan.layout.memory(page << state.page_shift)
+    behind = first + kasan.layout.unit
+    found = state.machine.read_frame(state.machine.translate(page << state.page_shift), 0, state.page_size)
+    expected = bytearray([KASAN_VMALLOC_INVALID]) * state.page_size
+    for area in areas:
+        vm = state.areas.get(area.start)
+        if vm is None:  # whose parts are whose is not known here
+            start, end = (max(area.start, first) - first) >> 3, (min(area.end, behind) - first) >> 3
+            expected[start:end] = found[start:end]
+            continue
+        end = vm.addr + _allowed(vm)
+        if end > first:
+            cells = kasan.expected(min(end, behind) - max(vm.addr, first))
+            at = (max(vm.addr, first) - first) >> 3
+            expected[at : at + len(cells)] = cells
+    if found == expected:
+        return
+    for i, (cell, want) in enumerate(zip(found, expected, strict=True)):
+        address = first + i * GRANULE
+        left = any(start <= address < end for start, end in kasan.left_open.items())
+        if cell != want and not (cell == 0 and left):
+            owner = state.find_area(address)
+            whose = "what is nobody's" if owner is None else f"{owner!r} of {_allowed(owner)} bytes"
+            _expect(False, whose, f"shadow byte {cell} of {address:#x}, not {want}")
+
+
+def _check_shadow_frames(state: VmallocState) -> None:
+    """Shadow pages have frames, each its own, and there are as many as were made and not released."""
+    kasan = state.kasan
     frames: dict[int, int] = {}
     for page in kasan.present:
         pfn = state.machine.translate(page << state.page_shift)
@@ -75,23 +127,22 @@ def validate_shadow(state: VmallocState) -> None:
         _expect(pfn >= 0, name, "the page tables, which map nothing there")
         _expect(frames.setdefault(pfn, page) == page, name, f"another one with the same frame {pfn:#x}")
         _expect(not state.machine.why_not(pfn, 0), name, f"its frame {pfn:#x}: {state.machine.why_not(pfn, 0)}")
-    for area in [*state.space.busy(), *state.space.lazy(), *state.space.pooled()]:
-        if not kasan.covers(area.start, area.end):
-            continue
-        vm = state.areas.get(area.start) if area.state == "busy" else None
-        if area.state == "busy" and vm is None:
-            continue  # vm_map_ram and early memory: who has which part of it is not known here
-        whole = area.end - area.start
-        found = kasan.bytes_of(area.start, whole >> 3)
-        if vm is None:
-            released = all(cell is None or cell == 0xF8 for cell in found[: (whole - state.page_size) >> 3])
-            _expect(released, f"{area}", "shadow that allows something of it")
-        else:
-            size = 0 if vm.flags & VM_UNINITIALIZED else vm.requested_size
-            expected = kasan.expected(size, whole)
-            wrong = next((i for i, cell in enumerate(found) if cell != expected[i]), None)
-            told = "" if wrong is None else f"shadow byte {found[wrong]} of {vm.addr + (wrong << 3):#x}"
-            _expect(wrong is None, f"{vm!r} of {size} bytes", told)
+    said = f"{kasan.populated} made and {kasan.released} released"
+    _expect(kasan.populated - kasan.released == len(kasan.present), f"{len(kasan.present)} shadow pages", said)
+
+
+def _allowed(vm: VmStruct) -> int:
+    """How many bytes of an area may be touched (section 9.3): none before it is complete.
+
+    An area that only was reserved as if it had memory (``VM_ALLOC``) is never allowed; one of a per-CPU group, which
+    looks the same but has no guard page, is as a whole.
+    """
+    if vm.flags & VM_UNINITIALIZED:
+        return 0
+    whole = vm.size == vm.requested_size and not vm.flags & VM_NO_GUARD
+    if vm.flags & VM_ALLOC and vm.pages is None and not whole:
+        return 0
+    return int(vm.requested_size)
 
 
 def _expect(holds: bool, first: str, second: str) -> None:

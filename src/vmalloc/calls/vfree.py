@@ -85,10 +85,14 @@ def find_area_to_free(state, address, call):
     refuse_free(state, address, call, why_no_area(state, address))
 
 
-def refuse_free(state, address, call, reason):
-    """Raises for an address that is not the caller's to free: BadAddress, with KASAN the BadFree among them."""
+def refuse_free(state, address, call, reason, gone=False):
+    """Raises for an address that is not the caller's to free: BadAddress, with KASAN the BadFree among them.
+
+    Args:
+        gone: the caller holds a handle of an area that was freed.
+    """
     if state.kasan is not None:
-        report_free(state, address, call, reason)
+        report_free(state, address, call, reason, gone)
     raise BadAddress(address, reason)
 
 
@@ -103,7 +107,7 @@ def expect_no_array(vm, address):
 def expect_not_waiting(state, vm, address):
     """Raises BadAddress for what waits for a grace period: readers may hold it, and a worker frees it (``rcu``)."""
     if state.rcu_waiting and vm.addr in state.rcu_waiting:
-        raise BadAddress(address, f"{vm!r} waits for a grace period to be freed already")
+        refuse_free(state, address, "vfree", f"{vm!r} waits for a grace period to be freed already")
 
 
 def why_no_area(state, address):

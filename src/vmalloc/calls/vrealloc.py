@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from vmalloc.calls.state import VmallocState
-from vmalloc.calls.vfree import expect_no_array, expect_not_waiting, vfree
+from vmalloc.calls.vfree import expect_no_array, expect_not_waiting, refuse_free, vfree
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.calls.vmalloc import checked_node, checked_size, vmalloc_node_range
 from vmalloc.errors import BadAddress, BadRequest, BadSize
@@ -57,7 +57,7 @@ def vrealloc(
     checked_node(state, node)
     vm = state.find_area(address)
     if vm is None or vm.addr != address:
-        raise BadAddress(address, state.warn("Trying to vrealloc() nonexistent vm area"))
+        refuse_free(state, address, "vrealloc", state.warn("Trying to vrealloc() nonexistent vm area"))
     expect_no_array(vm, address)
     expect_not_waiting(state, vm, address)
     if vm.pages is None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmalloc.flags import CONTEXT_NAMES
-from vmalloc.kasan.layout import GRANULE, KASAN_VMALLOC_INVALID, shadow_layout
+from vmalloc.kasan.layout import GRANULE, shadow_layout
 from vmalloc.kasan.shadow import Shadow
 from vmalloc.kasan.tracks import Track, Tracks
 from vmalloc.units import align_down, align_up
@@ -43,6 +43,8 @@ class Kasan(Shadow):
         tracks: who allocated and who freed.
         multi_shot: log every report, not the first only.
         reports: how many there were. last: the newest, or None.
+        left_open: freed ranges, start to end, that freeing does not forbid: the last page of areas of per-CPU groups,
+            taken for a guard page (section 9.3).
 
     Raises:
         BadRequest: the specification gives no offset for the architecture.
@@ -56,6 +58,7 @@ class Kasan(Shadow):
         self.multi_shot = False
         self.reports = 0
         self.last: object = None
+        self.left_open: dict[int, int] = {}
         self._later: dict[int, Track] = {}
 
     def covers(self, start: int, end: int) -> bool:
@@ -89,18 +92,44 @@ class Kasan(Shadow):
         """Notes who frees what a worker will free: that one, not the worker, is to be named."""
         self._later[start] = self.track()
 
+    def waits(self, start: int) -> bool:
+        """Whether a worker is to free what starts there."""
+        return start in self._later
+
     def freed(self, start: int, size: int) -> None:
         """Forbids ``size`` bytes, all that may have been allowed, and puts the range into quarantine."""
         self.poison(start, size)
         track = self._later.pop(start, None)
-        if start in self.tracks.live:
+        found = self.tracks.live.get(start)
+        if found is not None:
+            if size < found.size:
+                self.left_open[start + size] = start + found.size
             self.tracks.free(start, self.track() if track is None else track)
 
     def purged(self, ranges: list[tuple[int, int]], regions: list[tuple[int, int]]) -> int:
         """Releases the shadow of purged ranges; how many pages. ``regions``: the free region around each, or itself."""
         inside = [i for i, (start, end) in enumerate(ranges) if self.covers(start, end)]
-        taken = self.release([ranges[i] for i in inside], [regions[i] for i in inside], self.release_merged)
-        return int(taken)
+        return self._release([ranges[i] for i in inside], [regions[i] for i in inside], self.release_merged)
+
+    def undone(self, ranges: list[tuple[int, int]], regions: list[tuple[int, int]]) -> int:
+        """Releases the shadow of ranges that an error path gave back: as in 6.1, whatever the kernel (section 9.4)."""
+        return self._release(ranges, regions, True)
+
+    def trimmed(self, busy: list[tuple[int, int]]) -> int:
+        """Gives back the shadow of what is free; how many pages. ``busy``: what is not."""
+        taken = int(self.trim([(start, end) for start, end in busy if self.covers(start, end)]))
+        self._forget_released()
+        return taken
+
+    def _release(self, ranges: list[tuple[int, int]], regions: list[tuple[int, int]], flush_each: bool) -> int:
+        taken = int(self.release(ranges, regions, flush_each))
+        self._forget_released()
+        return taken
+
+    def _forget_released(self) -> None:
+        """What is left open in shadow that is gone is open no more: new shadow forbids everything."""
+        for start in [start for start in self.left_open if self.bytes_of(start, 1)[0] is None]:
+            del self.left_open[start]
 
     def stats(self) -> dict[str, int]:
         """Counters: what it costs, and what it found."""
@@ -117,8 +146,7 @@ class Kasan(Shadow):
             "reports": self.reports,
         }
 
-    def expected(self, size: int, total: int) -> list[int]:
-        """The shadow of an area of ``total`` bytes, guard page included, of which ``size`` are allowed."""
+    def expected(self, size: int) -> bytes:
+        """The shadow of ``size`` bytes, a granule's start first, that may be touched."""
         whole, part = divmod(size, GRANULE)
-        cells = [0] * whole + ([part] if part else [])
-        return cells + [KASAN_VMALLOC_INVALID] * (total // GRANULE - len(cells))
+        return bytes(whole) + bytes([part] if part else [])

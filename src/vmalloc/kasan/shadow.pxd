@@ -3,18 +3,16 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport cython
 
+from vmalloc.areas.free_tree cimport ADDRESS_MAX, ENOMEM
 from vmalloc.machine.base cimport TAKE_MAY_DRAIN, Machine
 from vmalloc.pages cimport Pages, new_pages
 
-# Mirrors layout.py, flags.py and areas/states.py (tests/kasan/test_shadow.py compares them).
+# Mirrors layout.py and flags.py (tests/kasan/test_layout.py compares them).
 cdef enum:
     GRANULE_SHIFT = 3
     INVALID = 0xF8
-    ENOMEM = 12
     PROT_RW = 3
-
-cdef enum:
-    ADDRESS_MAX = 0xFFFFFFFFFFFFFFFF
+    AT_ONCE = 1 << 20
 
 cdef class Shadow:
     cdef readonly Machine machine
@@ -47,8 +45,8 @@ cdef class Shadow:
     @cython.locals(first=uint64_t, behind=uint64_t, address=uint64_t, end=uint64_t)
     cdef uint64_t map_runs(self, list missing, Pages pages) except? 99999999
     @cython.locals(unit=uint64_t, low=uint64_t, high=uint64_t, aligned_low=uint64_t, aligned_high=uint64_t)
-    cpdef list releasable(self, uint64_t start, uint64_t end, uint64_t free_start, uint64_t free_end)
-    @cython.locals(count=uint64_t)
+    cpdef tuple releasable(self, uint64_t start, uint64_t end, uint64_t free_start, uint64_t free_end)
+    @cython.locals(count=uint64_t, shadow=uint64_t, piece=uint64_t)
     cdef int write_shadow(self, uint64_t start, uint64_t size, int value) except -1
     @cython.locals(part=uint64_t)
     cpdef object unpoison(self, uint64_t start, uint64_t size)

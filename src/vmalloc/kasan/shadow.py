@@ -25,14 +25,15 @@ Protected by the lock of the space.
 import cython
 
 if not cython.compiled:
+    from vmalloc.areas.states import ENOMEM
     from vmalloc.flags import TAKE_MAY_DRAIN
     from vmalloc.pages import new_pages
+    from vmalloc.units import ADDRESS_MAX
 
     GRANULE_SHIFT = 3
     PROT_RW = 3
     INVALID = 0xF8
-    ENOMEM = 12
-    ADDRESS_MAX = 0xFFFFFFFFFFFFFFFF
+    AT_ONCE = 1 << 20  # bytes of shadow that are written in one store
 
 __all__ = ["Shadow"]
 
@@ -158,24 +159,36 @@ class Shadow:
             first = behind
         return first
 
-    def drop_pages(self, pages):
-        """Gives shadow pages back: unmapped, flushed, their frames free."""
-        if not pages:
-            return
+    def unmap_pages(self, pages):
+        """Unmaps shadow pages; their frames, which are nobody's when the TLBs have been flushed (``give_frames``)."""
         frames = []
         for page in pages:
             address = page << self.page_shift
             frames.append(self.machine.translate(address))
             self.machine.unmap(address, address + self.page_size)
             self.present.discard(page)
-            self.released += 1
+        self.released += len(frames)
+        return frames
+
+    def flush_pages(self, first, behind):
+        """Flushes what CPUs remember of the shadow pages ``[first, behind)``."""
         self.flushes += 1
-        self.machine.flush(min(pages) << self.page_shift, (max(pages) + 1) << self.page_shift)
+        self.machine.flush(first << self.page_shift, behind << self.page_shift)
+
+    def give_frames(self, frames):
+        """Gives the frames of shadow pages back, each for itself."""
         for pfn in frames:
             self.machine.give(pfn, 0)
 
+    def drop_pages(self, pages):
+        """Gives shadow pages back: unmapped, flushed, their frames free."""
+        if pages:
+            frames = self.unmap_pages(pages)
+            self.flush_pages(min(pages), max(pages) + 1)
+            self.give_frames(frames)
+
     def releasable(self, start, end, free_start, free_end):
-        """The shadow pages, existing ones only, that go when ``[start, end)`` does (section 9.4).
+        """The shadow pages that go when ``[start, end)`` does, as numbers ``first, behind`` (section 9.4).
 
         Args:
             free_start, free_end: the free region around it that is known; the range itself where none is.
@@ -189,17 +202,19 @@ class Shadow:
         if end != aligned_high and (free_end & ~(unit - 1)) > aligned_high:
             high += unit
         if high <= low:
-            return []
-        first, behind = self.pages_of(low, high)
-        return [page for page in range(first, behind) if page in self.present]
+            return 0, 0
+        return self.pages_of(low, high)
 
     def release(self, ranges, regions, flush_each):
-        """Gives back the shadow of purged ranges.
+        """Gives back the shadow of purged ranges: a flush for each (6.1), or one for the hull of all (6.12).
+
+        A frame is given back behind its flush. Flushed is what could have been released, whether it existed or not: the
+        kernel does not look.
 
         Args:
-            ranges: ``(start, end)`` of each.
+            ranges: ``(start, end)`` of each, ascending.
             regions: the free region that is known around each.
-            flush_each: flush after each (6.1), else once for all (6.12).
+            flush_each: whether each range has its own flush.
 
         Returns:
             How many pages.
@@ -207,22 +222,47 @@ class Shadow:
         count = 0
         together = []
         for i in range(len(ranges)):
-            pages = self.releasable(ranges[i][0], ranges[i][1], regions[i][0], regions[i][1])
-            count += len(pages)
-            if flush_each:
-                self.drop_pages(pages)
-            else:
-                together += pages
-        self.drop_pages(together)
+            first, behind = self.releasable(ranges[i][0], ranges[i][1], regions[i][0], regions[i][1])
+            frames = self.unmap_pages([page for page in range(first, behind) if page in self.present])
+            count += len(frames)
+            if not flush_each:
+                together += frames
+            elif first < behind:
+                self.flush_pages(first, behind)
+                self.give_frames(frames)
+        if not flush_each and ranges:
+            first, behind = self.pages_of(ranges[0][0], ranges[len(ranges) - 1][1])
+            self.flush_pages(first, behind)
+            self.give_frames(together)
         return count
+
+    def trim(self, busy):
+        """Gives back every shadow page that describes nothing but free addresses; how many.
+
+        No kernel does that; it is for ``space.trim()``, after which only what is in use costs memory.
+
+        Args:
+            busy: ``(start, end)`` of the ranges that are not free.
+        """
+        needed = set()
+        for start, end in busy:
+            first, behind = self.pages_of(start, end)
+            needed.update(range(first, behind))
+        idle = sorted(self.present - needed)
+        self.drop_pages(idle)
+        return len(idle)
 
     # -- what is allowed ---------------------------------------------------------------------------------------------
 
     def write_shadow(self, start, size, value):
         """Sets the bytes of the granules that ``size`` bytes from ``start`` on begin in; ``start`` is that of one."""
         count = (size + (1 << GRANULE_SHIFT) - 1) >> GRANULE_SHIFT
-        if count != 0:
-            self.machine.store((start >> GRANULE_SHIFT) + self.offset, bytes([value]) * count)
+        shadow = (start >> GRANULE_SHIFT) + self.offset
+        while count != 0:
+            piece = min(count, AT_ONCE)
+            self.machine.store(shadow, bytes([value]) * piece)
+            shadow += piece
+            count -= piece
 
     def unpoison(self, start, size):
         """Allows exactly ``size`` bytes from ``start`` on, a granule's start; what is behind them stays as it is."""
@@ -272,12 +312,12 @@ class Shadow:
         """Checks an access; True when it must not be made, and ``bad`` and ``reported`` say where it goes wrong.
 
         Args:
-            address, size: any numbers; what are no addresses is forbidden.
+            address, size: any numbers; what are no addresses is left to the machine, which refuses it.
         """
-        if size <= 0:
+        if size <= 0 or not 0 <= address < 1 << 64:
             return False
-        if address < 0 or address + size > 1 << 64:
-            return self.forbidden(address, address)
+        if address + size > 1 << 64:  # it wraps round: bad in any case
+            return self.forbids_range(address, ADDRESS_MAX) or self.forbidden(0, address)
         return self.forbids_range(address, address + size - 1)
 
     def forbids_range(self, address, last):
@@ -286,6 +326,8 @@ class Shadow:
             self.unchecked += 1
             if address < self.kernel_start or address > self.kernel_end or address < self.page_size:
                 return self.forbidden(address, address)
+            if address < self.start and last >= self.start:
+                return self.forbids_range(self.start, last)
             return False
         self.checks += 1
         behind = last

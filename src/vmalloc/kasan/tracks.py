@@ -21,7 +21,7 @@ from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import CodeType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vmalloc.errors import ValidationError
 from vmalloc.units import format_range
@@ -40,18 +40,30 @@ MAX_FREED = 1 << 16
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """A Python stack, innermost call first.
+    """A Python stack, innermost call first. Two are equal that read the same.
 
     Attributes:
         calls: code objects with the offset of the instruction.
+        told: what ``__iter__`` gives, instead of calls: of a stack that was pickled, which code objects cannot be.
     """
 
     calls: tuple[tuple[CodeType, int], ...]
+    told: tuple[tuple[str, str, int], ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Stack) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __reduce__(self) -> tuple[type[Stack], tuple[object, ...]]:
+        return Stack, ((), tuple(self))
 
     def __iter__(self) -> Iterator[tuple[str, str, int]]:
         """Yields ``(function, file, line)`` of each call; line 0 where the code does not know it."""
+        yield from self.told
         for code, offset in self.calls:
             line = next((line for start, end, line in code.co_lines() if start <= offset < end and line), 0)
             yield code.co_qualname, code.co_filename, line
@@ -61,8 +73,7 @@ class Stack:
         return [f" {function} ({file}:{line})" for function, file, line in self]
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
+class Track(NamedTuple):
     """An event in the life of an allocation: where in the program, and on which CPU."""
 
     stack: Stack
@@ -94,31 +105,39 @@ class Tracks:
     """What lives, and what was freed and is still nobody else's.
 
     Attributes:
+        max_freed: how many freed ones are remembered.
         live, freed: by start.
     """
 
+    max_freed: int = MAX_FREED
     live: dict[int, Allocation] = field(default_factory=dict)
     freed: dict[int, Allocation] = field(default_factory=dict)
     _starts: list[int] = field(default_factory=list)
-    _depot: dict[tuple[tuple[CodeType, int], ...], Stack] = field(default_factory=dict)
+    _depot: dict[tuple[int, ...], Stack] = field(default_factory=dict)
 
     def stack(self) -> Stack:
         """The stack of who called the package."""
         frame = sys._getframe(1)
-        calls: list[tuple[CodeType, int]] = []
-        inside = True
-        while frame is not None and len(calls) < MAX_DEPTH:
-            inside = inside and frame.f_code.co_filename.startswith(_PACKAGE)
-            if not inside:
-                calls.append((frame.f_code, frame.f_lasti))
+        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
             frame = frame.f_back  # type: ignore[assignment]
-        key = tuple(calls)
-        return self._depot.setdefault(key, Stack(key))
+        codes: list[CodeType] = []
+        offsets: list[int] = []
+        while frame is not None and len(codes) < MAX_DEPTH:
+            codes.append(frame.f_code)
+            offsets.append(frame.f_lasti)
+            frame = frame.f_back  # type: ignore[assignment]
+        # By identity: to hash a code object is to hash all that is in it. The depot keeps it, so it stays the same one.
+        key = (*map(id, codes), *offsets)
+        found = self._depot.get(key)
+        if found is None:
+            found = self._depot[key] = Stack(tuple(zip(codes, offsets, strict=True)))
+        return found
 
     def allocate(self, start: int, end: int, size: int, what: str, track: Track) -> None:
         """Notes an allocation; what was freed at its addresses is forgotten."""
-        for old in list(self._freed_in(start, end)):
-            self._forget(old)
+        if self._starts:
+            for old in list(self._freed_in(start, end)):
+                self._forget(old)
         self.live[start] = Allocation(start, end, size, what, track)
 
     def free(self, start: int, track: Track) -> None:
@@ -129,7 +148,7 @@ class Tracks:
         found.freed = track
         self.freed[start] = found
         insort(self._starts, start)
-        if len(self._starts) > MAX_FREED:
+        if len(self._starts) > self.max_freed:
             self._forget(next(iter(self.freed)))
 
     def at(self, address: int) -> Allocation | None:
@@ -148,6 +167,11 @@ class Tracks:
             return None
         found = self.freed[self._starts[place]]
         return found if address < found.end else None
+
+    def before(self, address: int) -> Allocation | None:
+        """The live allocation that ends closest below an address."""
+        below = [found for found in self.live.values() if found.end <= address]
+        return max(below, key=lambda found: found.end, default=None)
 
     def after(self, address: int) -> Allocation | None:
         """The live allocation that begins closest above an address."""

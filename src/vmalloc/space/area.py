@@ -136,9 +136,9 @@ class Area:
     def expect(self, offset, n):
         """Raises unless ``[offset, offset + n)`` are usable bytes of a live area.
 
-        What was freed is left to KASAN, where there is one: it knows who freed it.
+        What was freed is left to KASAN, where there is one and as long as it remembers: it knows who freed it.
         """
-        if not self.vm.live and self.space.kasan is None:
+        if not self.vm.live and (self.space.kasan is None or self.vm.addr not in self.space.kasan.tracks.freed):
             raise BadAddress(self.vm.addr, "this area was freed")
         if offset < 0 or n < 0 or offset + n > self.vm.usable_size:
             size = self.vm.usable_size

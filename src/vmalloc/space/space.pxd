@@ -34,6 +34,7 @@ cdef class VmallocSpace:
     cdef readonly object lock
     cdef object acquire
     cdef object unlock
+    cdef object is_finalizing
     cdef readonly object dropped
     cdef readonly bint closed
     cdef object __weakref__

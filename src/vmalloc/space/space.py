@@ -10,6 +10,7 @@ put on ``dropped``, and the next call frees it.
 Compiled although it decides nothing: a million calls a second pass here.
 """
 
+import sys
 import threading
 from collections import deque
 from numbers import Integral
@@ -99,6 +100,7 @@ class VmallocSpace:
         self.acquire = self.lock.acquire
         self.unlock = self.lock.release
         self.dropped = deque()
+        self.is_finalizing = sys.is_finalizing  # by then the names of modules may be gone
         self.closed = False
 
     # -- entering and leaving --------------------------------------------------------------------------------------
@@ -142,7 +144,12 @@ class VmallocSpace:
             self.acquire()
 
     def drop(self, vm):
-        """Frees an area whose handle is gone: now if that can be, else with the next call. Never raises."""
+        """Frees an area whose handle is gone: now if that can be, else with the next call. Never raises.
+
+        Not when the interpreter ends: then everything goes.
+        """
+        if self.is_finalizing():
+            return
         self.dropped.append(vm)
         if self.acquire(False):
             try:
@@ -297,7 +304,7 @@ class VmallocSpace:
         caller = caller_of(2)
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vrealloc")
             old = self.state.find_area(address)
             vm = vrealloc.vrealloc(self.state, address, size, gfp, caller, align=align, node=node)
         finally:
@@ -341,7 +348,7 @@ class VmallocSpace:
         gfp = checked_gfp(gfp)
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "kvrealloc")
             old = self.state.contiguous.get(address) or self.state.find_area(address)
             vm = kvmalloc.kvrealloc(self.state, address, size, gfp, caller)
         finally:
@@ -352,11 +359,17 @@ class VmallocSpace:
 
     # -- free ------------------------------------------------------------------------------------------------------
 
-    def address_of(self, area):
-        """The address that an area, or a number, names; raises BadAddress for an area that is gone."""
+    def address_of(self, area, call=""):
+        """The address that an area, or a number, names; raises BadAddress for an area that is gone.
+
+        Args:
+            call: which frees what it names; "" for one that does not.
+        """
         if isinstance(area, Area):
             if not area.vm.live:
-                refuse_free(self.state, area.vm.addr, "vfree", "this area was freed already")
+                if call:
+                    refuse_free(self.state, area.vm.addr, call, "this area was freed already", True)
+                raise BadAddress(area.vm.addr, "this area was freed already")
             if area.space is not self:
                 raise BadAddress(area.vm.addr, "this area belongs to another space")
             return area.vm.addr
@@ -372,7 +385,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vfree")
             if address in self.state.contiguous:
                 raise BadAddress(address, "is contiguous memory; kvfree frees that")
             free_address(self.state, address)
@@ -384,7 +397,7 @@ class VmallocSpace:
         self.enter()
         try:
             if not vm.live:
-                refuse_free(self.state, vm.addr, "vfree", "this area was freed already")
+                refuse_free(self.state, vm.addr, "vfree", "this area was freed already", True)
             self.free_record(vm)
         finally:
             self.unlock()
@@ -395,7 +408,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vfree_atomic")
             free_later(self.state, address)
         finally:
             self.unlock()
@@ -406,7 +419,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "kvfree")
             if self.state.vmalloc_start <= address < self.state.vmalloc_end:
                 free_address(self.state, address)
             else:
@@ -420,7 +433,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            kvmalloc.kvfree_sensitive(self.state, self.address_of(area), size)
+            kvmalloc.kvfree_sensitive(self.state, self.address_of(area, "kvfree_sensitive"), size)
         finally:
             self.unlock()
 
@@ -556,7 +569,7 @@ class VmallocSpace:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "vunmap")
             unmap_address(self.state, address)
         finally:
             self.unlock()
@@ -641,11 +654,13 @@ class VmallocSpace:
         finally:
             self.unlock()
 
-    def record_of(self, area):
-        """The record of a live area."""
-        address = self.address_of(area)
+    def record_of(self, area, call=""):
+        """The record of a live area; ``call`` as of ``address_of``."""
+        address = self.address_of(area, call)
         vm = self.state.find_area(address)
         if vm is None:
+            if call:
+                refuse_free(self.state, address, call, "is in no area")
             raise BadAddress(address, "is in no area")
         return vm
 
@@ -669,7 +684,7 @@ class VmallocSpace:
         """Gives reserved addresses back, and what is mapped there; not the frames."""
         self.enter()
         try:
-            free_reserved(self.state, self.record_of(area))
+            free_reserved(self.state, self.record_of(area, "free_vm_area"))
         finally:
             self.unlock()
 
@@ -691,7 +706,7 @@ class VmallocSpace:
         """Removes an I/O mapping."""
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, "iounmap")
             ioremap.iounmap(self.state, address)
         finally:
             self.unlock()
@@ -718,7 +733,7 @@ class VmallocSpace:
         """Frees such a group."""
         self.enter()
         try:
-            pcpu_areas.pcpu_free_vm_areas(self.state, [self.record_of(area) for area in areas])
+            pcpu_areas.pcpu_free_vm_areas(self.state, [self.record_of(area, "pcpu_free_vm_areas") for area in areas])
         finally:
             self.unlock()
 
@@ -989,6 +1004,7 @@ class VmallocSpace:
         self.enter_task("trim")
         try:
             reclaim_and_purge(self.state)
+            self.state.trim_shadow()
             return self.machine.trim()
         finally:
             self.unlock()
@@ -1047,6 +1063,7 @@ class VmallocSpace:
             unmap_everything(self.state)
             self.state.space.purge(True)
             self.machine.run_deferred()
+            self.state.trim_shadow()
             self.closed = True
         finally:
             self.unlock()

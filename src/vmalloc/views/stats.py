@@ -23,6 +23,17 @@ Every machine has these; sizes are in bytes unless the name says pages or areas:
 ``messages``                lines in ``dmesg()``
 =========================== ======================================================================================
 
+A space with KASAN adds:
+
+=========================== ======================================================================================
+``kasan_shadow_pages``      that exist, of ``kasan_shadow_bytes``; ``kasan_shadow_pages_peak``: the most there were
+``kasan_populated``         shadow pages made, ``kasan_released``: given back, all told
+``kasan_shadow_flushes``    flushes for shadow that went
+``kasan_checks``            accesses that were looked up; ``kasan_unchecked``: those to addresses without shadow
+``kasan_quarantined``       freed ranges that are nobody's since, and whose owner is remembered
+``kasan_reports``           bad accesses and bad frees
+=========================== ======================================================================================
+
 A machine with parts to look at - the simulated one, also inside wrappers - adds what its parts count:
 
 ============================ =====================================================================================
@@ -70,7 +81,11 @@ _MMU_COUNTERS = {
 
 def stats(state: VmallocState) -> dict[str, int | float]:
     """All counters and sizes, by the names of this module's tables."""
-    return _of_areas(state) | _of_machine(state.machine)
+    return _of_areas(state) | _of_kasan(state.kasan) | _of_machine(state.machine)
+
+
+def _of_kasan(kasan: Any) -> dict[str, int | float]:
+    return {} if kasan is None else {f"kasan_{name}": count for name, count in kasan.stats().items()}
 
 
 def _of_areas(state: VmallocState) -> dict[str, int | float]:
