@@ -75,7 +75,8 @@ def test_a_block_whose_shadow_finds_no_memory_is_not_made() -> None:
     space.machine.clear()
     after = space.stats()
     changed = {name for name in before if before[name] != after[name]}
-    assert not [name for name in changed if not name.startswith(("tlb_", "page_", "ipis", "frames_free", "frames_cached"))]
+    caches = ("tlb_", "page_", "ipis", "frames_free", "frames_cached")
+    assert not [name for name in changed if not name.startswith(caches)]
     space.validate()
 
 
