@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from calls.watch import KERNELS, PAGE
+from vmalloc.calls.validate import validate_shadow
 from vmalloc.errors import BadAddress, BadFree, Fault
 from vmalloc.kasan.report import KasanReport
 from vmalloc.kasan.tracks import Stack
@@ -429,7 +430,7 @@ def test_a_bad_access_is_found(bug: Bad, kernel: str) -> None:
     assert (report.cpu, report.context) == (moment.cpu, moment.context)
     expect_stack(report.stack, DO[bug.write])
     expect_owner(report, program, bug.kind, bug.moment, bug.owner)
-    space.validate()
+    validate_shadow(space.state)
 
 
 @on_every_kernel(ACCESSES)
@@ -449,7 +450,6 @@ def test_without_kasan_page_tables_find_what_is_not_mapped_and_no_more(bug: Bad,
             if off == "stale_tlb":
                 program.space.machine.mmu.follow_stale = True  # as hardware does it
                 access(program.space, bug, address)
-    program.space.validate()
 
 
 @on_every_kernel(FREES)
