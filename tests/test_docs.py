@@ -39,7 +39,7 @@ INTERNAL = {
     "look", "low_memory", "number", "pages_of", "product", "record_of", "release", "without_lock",
 }  # fmt: skip
 
-LAST_SUBSECTIONS = ((2, 10), (3, 5), (4, 12), (5, 6), (6, 4), (7, 2), (8, 6))
+LAST_SUBSECTIONS = ((2, 10), (3, 5), (4, 12), (5, 6), (6, 4), (7, 2), (8, 6), (9, 8))
 SUBSECTIONS = [f"{section}.{number}" for section, last in LAST_SUBSECTIONS for number in range(1, last + 1)]
 
 

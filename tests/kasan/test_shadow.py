@@ -1,4 +1,4 @@
-"""Shadow memory: made, released and read as the specification says, and the check against a check byte by byte."""
+"""Shadow memory: made, allowed, forbidden and released as the specification says (sections 9.3 and 9.4)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from calls.watch import KERNELS, picture
+from calls.watch import KERNELS
 from kasan.rig import PAGE, UNIT, checked, recorded, runs, shadow_mappings
-from vmalloc.errors import Fault, OutOfFrames
+from vmalloc.errors import Fault
 from vmalloc.flags import GFP_ATOMIC
 from vmalloc.space.simulated import SimulatedSpace
-from vmalloc.units import ADDRESS_MAX
+
+SHARED = checked()
+
 
 # -- populate, unpoison, poison ----------------------------------------------------------------------------------------
 
@@ -182,96 +184,6 @@ def test_a_caller_that_must_not_wait_takes_no_frame_that_is_waited_for() -> None
         assert scopes == ([] if waits else [False, True, False, True])
 
 
-# -- when there is no memory for it ------------------------------------------------------------------------------------
-
-FAILING_CALLS = {
-    "vmalloc": lambda space: space.vmalloc(5 * UNIT + 3),
-    "vmalloc, a list of frames": lambda space: space.vmalloc(600 * PAGE),
-    "vmalloc_huge": lambda space: space.vmalloc_huge(4 << 20),
-    "vmalloc, not waiting": lambda space: space.vmalloc(5 * UNIT, gfp=GFP_ATOMIC),
-    "vmap": lambda space: space.vmap(space.SOME_PAGES),
-    "ioremap": lambda space: space.ioremap((1 << 46) - (1 << 30), 3 * UNIT),
-    "get_vm_area": lambda space: space.get_vm_area(514 * UNIT),
-    "per-CPU": lambda space: space.pcpu_get_vm_areas([0, UNIT + PAGE], [UNIT, 2 * UNIT + PAGE], PAGE),
-    "vrealloc": lambda space: space.vrealloc(space.LEFT, 7 * UNIT),
-}
-
-
-class Prepared(SimulatedSpace):
-    """With what the calls need."""
-
-    LEFT: Any
-    SOME_PAGES: Any
-
-
-def prepared(kernel: str) -> Any:
-    space = checked(kernel, memory="64MiB")
-    space.__class__ = Prepared
-    space.LEFT = space.vmalloc(6000)
-    space.SOME_PAGES = space.alloc_pages(70)
-    return space
-
-
-def shadow_picture(space: SimulatedSpace) -> dict[str, Any]:
-    """What a call that failed must leave; the shadow's page tables stay, as all do (section 8.6)."""
-    kasan = space.kasan
-    tracks = {start: (found.end, found.size) for start, found in kasan.tracks.live.items()}
-    frames = {page: space.machine.translate(page << 12) for page in kasan.present}
-    cells = {page: bytes(space.machine.read_frame(pfn, 0, PAGE)) for page, pfn in frames.items()}
-    return {**picture(space), "shadow": cells, "tracks": tracks}
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("call", FAILING_CALLS)
-@pytest.mark.parametrize("operation", ["take", "take_bulk", "map_pages", "page_table"])
-def test_without_memory_for_shadow_the_call_fails_and_nothing_has_changed(
-    operation: str, call: str, kernel: str
-) -> None:
-    """Section 9.3: failures at each of the first requests, and now and then later."""
-    if call == "vrealloc" and kernel == "6.1":
-        return
-    failed = 0
-    for after in (0, 1, 2, 3, 4, 5, 7, 8, 33, 300, 512, 513):
-        space = prepared(kernel)
-        before = shadow_picture(space)
-        # ``take_bulk`` that runs short is followed by single frames, so those must run short too
-        space.machine.fail_next(operation, after, times=None)
-        if operation == "take_bulk":
-            space.machine.fail_next("take", 0, times=None)
-        try:
-            FAILING_CALLS[call](space)
-        except OutOfFrames as error:
-            space.machine.clear()
-            if "KASAN shadow" in str(error) and call not in ("vmalloc, a list of frames", "vmalloc_huge"):
-                failed += 1
-                assert shadow_picture(space) == before
-            else:  # it failed later, and went through the lazy stage
-                space.run_deferred()
-                space.purge(full=True)
-                space.trim()
-                assert shadow_picture(space) == before
-            space.validate()
-        else:
-            space.machine.clear()
-            space.validate()
-            break
-    asks_otherwise = operation == ("take" if kernel == "6.19" else "take_bulk")
-    tried_again = call in ("vmalloc, a list of frames", "vmalloc_huge")
-    assert failed > 0 or asks_otherwise or tried_again
-
-
-def test_the_second_range_of_a_group_fails_and_the_first_is_undone() -> None:
-    """Section 9.4: by the rule of 6.1 on every kernel, and a page that two ranges share is given back once."""
-    for kernel in KERNELS:
-        space = checked(kernel)
-        before = shadow_picture(space)
-        space.machine.fail_next("map_pages", 1)
-        with pytest.raises(OutOfFrames, match="KASAN shadow"):
-            space.pcpu_get_vm_areas([0, UNIT + PAGE, 2 * UNIT], [UNIT + PAGE, PAGE, 9 * PAGE], PAGE)
-        assert shadow_picture(space) == before
-        space.validate()
-
-
 # -- release -----------------------------------------------------------------------------------------------------------
 
 
@@ -377,179 +289,6 @@ def test_a_small_area_frees_no_shadow_by_the_node_rule() -> None:
     space.vfree(area)
     space.purge()
     assert len(space.kasan.present) == 1
-
-
-# -- the check ---------------------------------------------------------------------------------------------------------
-
-SHARED = checked()
-GRANULES = 14
-CELL = st.one_of(st.just(0), st.just(0), st.integers(1, 7), st.sampled_from([0xF8, 0xF8, 0xFF, 0xFE, 0x80]))
-#: Three shadow pages: the first and the third exist.
-MIDDLE = SHARED.state.vmalloc_start + (1 << 36)
-SHARED.kasan.populate(MIDDLE - UNIT, MIDDLE, True)
-SHARED.kasan.populate(MIDDLE + UNIT, MIDDLE + 2 * UNIT, True)
-
-
-class Twin:
-    """The check byte by byte, over cells that are written into shadow."""
-
-    def __init__(self, base: int, cells: list[int]) -> None:
-        kasan = SHARED.kasan
-        self.cells: dict[int, int] = {}
-        for i, cell in enumerate(cells):
-            granule = base // 8 + i
-            if kasan.bytes_of(granule * 8, 1) != [None]:
-                SHARED.machine.store(kasan.layout.shadow(granule * 8), bytes([cell]))
-                self.cells[granule] = cell
-
-    def allows(self, address: int) -> bool:
-        cell = self.cells.get(address // 8)
-        return cell is not None and (cell == 0 or (cell < 8 and address % 8 < cell))
-
-    def kernel_allows(self, address: int, size: int) -> bool:
-        """As section 9.6 puts it: by granules, with the sizes that have a way of their own."""
-
-        def value(at: int) -> int:
-            cell = self.cells[at // 8]
-            return cell - 256 if cell >= 128 else cell
-
-        def one(at: int, last: int) -> bool:
-            return value(at) == 0 or (last & 7) < value(at)
-
-        last = address + size - 1
-        if size == 1 or (size in (2, 4, 8) and address // 8 == last // 8):
-            return one(address, last)
-        if size in (2, 4, 8):
-            return value(address) == 0 and one(last, last)
-        if size == 16:
-            count = 2 if address % 8 == 0 else 3
-            granules = [address + 8 * k for k in range(count - 1)]
-            return all(value(at) == 0 for at in granules) and one(last, last)
-        granules = list(range(address // 8 * 8, last + 1, 8))
-        bad = [at for at in granules if value(at) != 0]
-        return not bad or (bad[0] == granules[-1] and one(last, last))
-
-
-@pytest.mark.both_builds
-@given(
-    st.lists(CELL, min_size=GRANULES, max_size=GRANULES),
-    st.sampled_from([MIDDLE - UNIT + 512, MIDDLE - 56, MIDDLE + UNIT - 56, MIDDLE + 2 * UNIT - 56, MIDDLE - UNIT - 56]),
-    st.integers(0, 8 * GRANULES - 1),
-    st.integers(0, 40),
-)
-@example([0] * GRANULES, MIDDLE - 56, 0, 0)
-@example([0] * 5 + [3] + [0xF8] * 8, MIDDLE - UNIT + 512, 8, 35)
-@example([0] * 5 + [3] + [0xF8] * 8, MIDDLE - UNIT + 512, 8, 36)
-def test_the_check_is_the_one_byte_by_byte_and_the_kernels(
-    cells: list[int], base: int, offset: int, size: int
-) -> None:
-    """Section 9.6."""
-    twin, kasan = Twin(base, cells), SHARED.kasan
-    address = base + offset
-    size = min(size, 8 * GRANULES - offset)
-    wrong = next((at for at in range(address, address + size) if not twin.allows(at)), None)
-    forbidden = kasan.forbids(address, size)
-    assert forbidden is (wrong is not None)
-    touched = range(address // 8, (address + size + 7) // 8 if size else address // 8)
-    if size and all(granule in twin.cells for granule in touched):
-        assert twin.kernel_allows(address, size) is not forbidden
-    if wrong is None:
-        return
-    assert kasan.bad == wrong
-    named = address
-    while twin.cells.get(named // 8) == 0:  # the kernel steps by granules
-        named += 8
-    if named // 8 in twin.cells:
-        assert kasan.reported == named
-    assert kasan.reported // 8 == wrong // 8
-
-
-def test_an_access_of_nothing_is_fine_anywhere() -> None:
-    """Section 9.6."""
-    kasan = SHARED.kasan
-    for address in (0, 8, MIDDLE + 5, ADDRESS_MAX, MIDDLE - UNIT):
-        assert not kasan.forbids(address, 0)
-
-
-@pytest.mark.both_builds
-def test_what_is_no_address_is_left_to_the_machine() -> None:
-    assert not SHARED.kasan.forbids(-1, 4)
-    assert not SHARED.kasan.forbids(1 << 64, 4)
-    assert not SHARED.kasan.forbids(MIDDLE, -4)
-
-
-@pytest.mark.both_builds
-@pytest.mark.parametrize("address", [0, 8, PAGE - 1, 0x400000, (1 << 47) + 5])
-def test_an_address_that_is_not_the_kernels_is_forbidden(address: int) -> None:
-    kasan = SHARED.kasan
-    assert kasan.forbids(address, 1)
-    assert (kasan.bad, kasan.reported) == (address, address)
-
-
-@pytest.mark.both_builds
-def test_what_has_no_shadow_of_ours_is_not_checked() -> None:
-    """The direct map and other kernel addresses: their shadow is not vmalloc's."""
-    kasan = SHARED.kasan
-    unchecked, checks = kasan.unchecked, kasan.checks
-    for address in (SHARED.machine.info.direct_map_start, 0xFFFFFFFF81000000, ADDRESS_MAX):
-        assert not kasan.forbids(address, 1)
-    assert (kasan.unchecked - unchecked, kasan.checks - checks) == (3, 0)
-
-
-@pytest.mark.both_builds
-def test_an_access_that_wraps_round_is_forbidden() -> None:
-    """Section 9.6."""
-    kasan = SHARED.kasan
-    assert kasan.forbids(ADDRESS_MAX - 3, 5)
-    assert (kasan.bad, kasan.reported) == (0, ADDRESS_MAX - 3)
-    assert not kasan.forbids(ADDRESS_MAX - 3, 4)
-    assert kasan.forbids(MIDDLE + 5, 1 << 65)
-    assert kasan.bad == MIDDLE + 5
-
-
-@pytest.mark.both_builds
-def test_an_access_across_an_edge_of_the_range_is_checked_where_there_is_shadow() -> None:
-    space = checked("6.19", arch="arm64_4k")
-    kasan = space.kasan
-    start, end = kasan.start, kasan.end
-    assert kasan.forbids(start - 4, 8)
-    assert kasan.bad == start
-    kasan.populate(start, start + UNIT, True)
-    assert kasan.forbids(start - 4, 8)
-    kasan.unpoison(start, 16)
-    assert not kasan.forbids(start - 4, 8)
-    kasan.populate(end - UNIT, end, True)
-    kasan.unpoison(end - 16, 16)
-    assert not kasan.forbids(end - 8, 8)
-    assert kasan.forbids(end - 8, 9)
-    assert (kasan.bad, kasan.reported) == (end, end)
-    kasan.unpoison(end - 16, 11)
-    assert kasan.forbids(end - 8, 9)
-    assert (kasan.bad, kasan.reported) == (end - 5, end - 8)
-
-
-def test_the_checks_are_counted() -> None:
-    space = checked()
-    area = space.vmalloc(100)
-    before = space.kasan.checks
-    space.load(area.address, 100)
-    space.store(area.address, b"x" * 100)
-    space.load(area.address, 0)
-    assert space.kasan.checks - before == 2
-
-
-def test_the_check_reads_shadow_through_the_tlb() -> None:
-    """Shadow is memory: the first check of a page misses, the second hits."""
-    space = checked()
-    area = space.vmalloc(PAGE)
-    with space.on_cpu(1):
-        before = space.stats()
-        space.load(area.address, 1)
-        between = space.stats()
-        space.load(area.address, 1)
-        after = space.stats()
-    assert between["tlb_misses"] - before["tlb_misses"] == 2
-    assert (after["tlb_misses"] - between["tlb_misses"], after["tlb_hits"] - between["tlb_hits"]) == (0, 2)
 
 
 def test_trim_gives_back_what_describes_only_free_addresses() -> None:
