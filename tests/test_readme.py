@@ -32,8 +32,8 @@ def test_its_replay_prints_what_it_shows() -> None:
 
 
 def test_it_shows_only_commands_and_options_that_exist() -> None:
-    command = [sys.executable, "-m", "vmalloc", "replay", "--help"]
-    known = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    commands = [[sys.executable, "-m", "vmalloc", name, "--help"] for name in ("replay", "bench")]
+    known = "".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands)
     shown = "".join(code for language, code in BLOCKS if language == "console")
     for option in set(re.findall(r"(?<!\w)--[a-z-]+", shown)):
         assert option in known
