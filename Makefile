@@ -10,6 +10,9 @@ BIN    := $(VENV)/bin
 # Arguments for the command behind a goal: make run ARGS='replay --help', make test ARGS='-k tree'.
 ARGS ?=
 
+# Tests run side by side, a process per core: make test PARALLEL='-n 0' runs them one after the other, for a debugger.
+PARALLEL ?= -n auto --dist worksteal
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The goals choose the build themselves; a VMALLOC_PURE left in the shell must not turn `make test` into half a test.
 unexport VMALLOC_PURE
@@ -39,20 +42,20 @@ run: $(BUILT)
 
 test: $(BUILT)
 	@echo "== tests, compiled"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 	@echo "== tests, uncompiled: what must be the same on both builds"
-	@VMALLOC_PURE=1 $(BIN)/python -m pytest -m 'both_builds and not campaign' $(ARGS); \
+	@VMALLOC_PURE=1 $(BIN)/python -m pytest $(PARALLEL) -m 'both_builds and not campaign' $(ARGS); \
 	    status=$$?; \
 	    $(if $(strip $(ARGS)),if [ $$status -eq 5 ]; then exit 0; fi;) \
 	    exit $$status  # 5: ARGS chose tests that do not run on both builds
 
 pure-test: $(BUILT)
 	@echo "== tests, uncompiled: the whole suite"
-	@VMALLOC_PURE=1 $(BIN)/python -m pytest $(ARGS)
+	@VMALLOC_PURE=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 campaign: $(BUILT)
 	@echo "== campaign, compiled"
-	@HYPOTHESIS_PROFILE=campaign $(BIN)/python -m pytest -m campaign $(ARGS)
+	@HYPOTHESIS_PROFILE=campaign $(BIN)/python -m pytest $(PARALLEL) -m campaign $(ARGS)
 
 bench: $(BUILT) $(VENV)/.stamp-bench
 	@mkdir -p bench/out

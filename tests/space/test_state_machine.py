@@ -1130,13 +1130,21 @@ class Programs(RuleBasedStateMachine):
         kept = any(area.start <= expected.address < area.end for area in self.twin.lazy() + self.twin.pooled())
         return fault.kind == ("freed" if kept else "unmapped")
 
+    def allowed_up_to(self, at: int) -> int | None:
+        """Where what somebody asked for and is at an address ends; None when nobody asked for that byte."""
+        area = self.model.area_at(at)
+        if area is not None and area.kind in ("block", "ram"):
+            ends = [start + count * self.page for start, count, _block in self.pieces if start <= at]
+            return min((end for end in ends if at < end), default=None)
+        return area.start + area.requested if area is not None and at < area.start + area.requested else None
+
     def forbidden(self, address: int, size: int, context: str, access: Callable[[], Any]) -> bool:
         """Whether KASAN forbids an access (section 9.6): it does, at the first byte that nobody asked for."""
         if self.kasan is None:
             return False
         at, end = address, address + size
-        while at < end and (area := self.model.area_at(at)) is not None and at < area.start + area.requested:
-            at = area.start + area.requested
+        while at < end and (behind := self.allowed_up_to(at)) is not None:
+            at = behind
         if at >= end:
             return False
         if not any(first <= at < behind for first, behind in self.left_open):
