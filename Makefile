@@ -59,7 +59,7 @@ campaign: $(BUILT)
 
 bench: $(BUILT) $(VENV)/.stamp-bench
 	@mkdir -p bench/out
-	@$(BIN)/python -m pytest bench -W default --benchmark-columns=median,iqr,min,max,rounds \
+	@$(BIN)/python -m pytest $(if $(filter bench/%,$(ARGS)),,bench) -W default --benchmark-columns=median,iqr,min,max,rounds \
 	    --benchmark-json=bench/out/benchmark.json $(ARGS)
 
 fidelity: $(BUILT)

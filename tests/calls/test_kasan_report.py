@@ -138,12 +138,32 @@ def test_the_place_is_told_in_words(offset: int, where: str) -> None:
     assert found.cause == "out-of-bounds"
 
 
+@pytest.mark.parametrize("gone", [False, True], ids=["live", "freed"])
+def test_a_byte_between_two_areas_is_charged_to_the_nearer_one(gone: bool) -> None:
+    """A step to the left of an area must not send the reader to whoever was before it."""
+    space = checked()
+    first, second = space.vmalloc(4096), space.vmalloc(4096)
+    start, end = second.address, first.end
+    if gone:
+        first.free()
+    left, right = report_of(space, end + 5), report_of(space, start - 1)
+    assert left.allocation is not None
+    assert right.allocation is not None
+    assert (left.allocation.end, left.cause) == (start, "use-after-free" if gone else "out-of-bounds")
+    assert (right.allocation.start, right.cause) == (start, "out-of-bounds")
+    assert right.where.startswith("1 byte before the area of 4096 bytes")
+    assert "4095 bytes behind the " + ("freed " if gone else "") + "area" in right.where
+
+
 def test_a_byte_before_an_area_that_nobody_has_is_charged_to_it() -> None:
     space = checked()
     first, second = space.vmalloc(100), space.vmalloc(200)
     start = second.address
     first.detach()
-    found = report_of(space, start - 1)
+    found = report_of(space, start - 3000)
+    assert found.allocation is not None
+    assert (found.allocation.start, found.neighbour and found.neighbour.start) == (start, start)
+    found = report_of(space, first.end)
     assert found.allocation is not None
     assert (found.allocation.start, found.neighbour and found.neighbour.start) == (first.address, start)
     aligned = space.vmalloc_node_range(100, 1 << 20, *(space.state.vmalloc_start, space.state.vmalloc_end))

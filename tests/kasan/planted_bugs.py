@@ -202,10 +202,12 @@ def guard_pages() -> list[Bad]:
             for delta in (0, 1, PAGE - 1) for write in (False, True)]  # fmt: skip
     rows += [Bad("whole pages", "live", "end", -size + 1, size, "guard", bad=size - 1) for size in (2, 4, 8, 16, 64)]
     rows += [Bad("vmalloc", "live", "end", -4, 8, "guard"), Bad("vmalloc", "live", "end", PAGE - 8, 8, "guard")]
-    rows += [Bad("vmalloc", "live", "start", delta, size, "guard", owner="left", write=write)
+    # A byte between two areas is charged to the nearer one.
+    rows += [Bad("vmalloc", "live", "start", delta, size, "guard", write=write,
+                 owner="left" if delta == -PAGE else "area")
              for delta, size, write in ((-1, 1, False), (-1, 2, True), (-4, 8, False), (-PAGE, 1, True),
                                         (-64, 64, False), (-1, 64, True), (-PAGE, 16, False))]  # fmt: skip
-    rows.append(Bad("vmalloc", "live, hardirq", "start", -8, 8, "guard", owner="left"))
+    rows.append(Bad("vmalloc", "live, hardirq", "start", -8, 8, "guard"))
     return rows
 
 

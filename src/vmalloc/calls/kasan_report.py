@@ -86,20 +86,23 @@ def _without_shadow(state: VmallocState, address: int) -> str:
 
 
 def _what_is_at(state: VmallocState, kasan: Kasan, address: int) -> tuple[str, str, Allocation | None]:
-    """Cause, place in words, and the allocation that an address is charged to."""
-    found = kasan.tracks.live_at(address)
-    if found is not None:
-        return "out-of-bounds", _place(address, found), found
-    found = kasan.tracks.freed_at(address)
-    if found is not None:
-        return "use-after-free", _place(address, found), found
-    before = kasan.tracks.before(address)
-    if before is not None and address - before.end < state.page_size:  # one without a guard page
-        return "out-of-bounds", _place(address, before), before
+    """Cause, place in words, and the allocation that an address is charged to.
+
+    What is inside something is its; between two things it is that of the nearer one, and a guard page is between two.
+    """
+    found = kasan.tracks.live_at(address) or kasan.tracks.freed_at(address)
     following = kasan.tracks.after(address)
-    if following is not None and following.start - address <= state.page_size:
-        ahead = following.start - address
-        return "out-of-bounds", f"{_bytes(ahead)} before {_named(following)}", following
+    ahead = state.page_size + 1 if following is None else following.start - address
+    if found is not None and (address < found.start + found.size or address - found.start - found.size < ahead):
+        return "use-after-free" if found.freed is not None else "out-of-bounds", _place(address, found), found
+    before = kasan.tracks.before(address)
+    if found is None and before is not None and address - before.end < min(state.page_size, ahead):  # it has no guard
+        return "out-of-bounds", _place(address, before), before
+    if following is not None and ahead <= state.page_size:  # a step too far to the left, most likely
+        where = f"{_bytes(ahead)} before {_named(following)}"
+        return "out-of-bounds", where if found is None else f"{where}, {_place(address, found)}", following
+    if found is not None:
+        return "use-after-free" if found.freed is not None else "out-of-bounds", _place(address, found), found
     if not kasan.covers(address, address + 1):
         return "wild-access", "no address of the vmalloc range", None
     return "wild-access", "nothing was ever allocated there, or it is long forgotten", None

@@ -43,16 +43,21 @@ def _what(result: RunResult) -> Table:
     machine, how = result.machine, result.parameters
     memory = format_size(machine["memory_bytes"])
     table.add_row(
-        "machine", f"{machine['arch']}, Linux {machine['kernel']}, {machine['cpus']} CPUs, {machine['nodes']} NUMA "
-        f"node{'' if machine['nodes'] == 1 else 's'}, {memory}",
+        "machine", f"{machine['arch']}, Linux {machine['kernel']}, {_number(machine['cpus'], 'CPU')}, "
+        f"{_number(machine['nodes'], 'NUMA node')}, {memory}",
     )  # fmt: skip
     order = "in order" if how.sequential_test_order else "shuffled"
     setup = "" if how.setup_divisor == 1 else f", set-ups 1/{how.setup_divisor} of the kernel's"
     table.add_row(
-        "run", f"{how.nr_threads} workers, {how.test_repeat_count} x {how.test_loop_count:,} loops, {order}{setup}, "
-        f"seed {result.seed}; {result.seconds:.2f} s",
+        "run", f"{_number(how.nr_threads, 'worker')}, {how.test_repeat_count} x {how.test_loop_count:,} loops, {order}{setup}"
+        f", seed {result.seed}; {result.seconds:.2f} s",
     )  # fmt: skip
     return table
+
+
+def _number(count: int, noun: str) -> str:
+    """A count with its noun in the right number."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 #: Columns of what the machine counted, by the names of ``stats``; those that are 0 everywhere are left out.

@@ -14,6 +14,9 @@ from vmalloc.units import format_size
 
 __all__ = ["print_what_if"]
 
+#: Below this share of recorded addresses the report says that the model went its own way.
+_TRUSTED = 0.5
+
 #: Where a figure cannot be known.
 _UNKNOWN = "-"
 
@@ -24,6 +27,9 @@ def print_what_if(found: WhatIf, console: Console | None = None) -> None:
     out.print(_what(found))
     out.print(_comparison(found))
     out.print(f"in {found.seconds:.2f} s")
+    if found.kernels.agreement < _TRUSTED:
+        known = "" if found.start != "unknown" else "; what was busy before is not known: give --before SNAPSHOT"
+        out.print(f"take care: the model without knobs parts from the recording early, compare the columns only{known}")
 
 
 def _what(found: WhatIf) -> Table:
@@ -32,7 +38,8 @@ def _what(found: WhatIf) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("trace", found.trace)
-    table.add_row("kernel", f"{found.kernel}, {found.cpus} CPUs, starts from: {found.start}")
+    cpus = f"{found.cpus} CPU{'' if found.cpus == 1 else 's'}"
+    table.add_row("kernel", f"{found.kernel}, {cpus}, starts from: {found.start}")
     table.add_row("policy", found.policy.describe())
     nodes = f"{found.recorded_nodes} -> {found.nodes}" if found.nodes != found.recorded_nodes else str(found.nodes)
     table.add_row("vmap nodes", nodes)
@@ -97,7 +104,7 @@ _LINES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("  forced by callers", lambda c: _count(c.purges.forced)),
     ("  addresses had run out", lambda c: _count(c.purges.overflows)),
     ("TLB flushes, full + ranged", _flushes),
-    ("flushed ranges in all", lambda c: _size(c.purges.flushed_bytes)),
+    ("purges with nothing to flush", lambda c: _count(c.purges.empty)),
     ("lazy pages, mean", lambda c: _count(c.lazy.mean_pages)),
     ("lazy pages, 99 % of the time below", lambda c: _count(c.lazy.p99_pages)),
     ("lazy pages, most", lambda c: _count(c.lazy.max_pages)),

@@ -59,7 +59,7 @@ def cases_of(kernel: KernelProfile, mask: int, names: list[str] | None = None) -
         chosen = [find_case(name) for name in names]
         for case in chosen:
             if case not in present:
-                raise BadRequest(f"Linux {kernel.name} has no {case.name}")
+                raise BadRequest(f"the test module of Linux {kernel.name} and its like has no case {case.name}")
         return [case for case in present if case in chosen]
     found = [case for case in present if case.bit & mask]
     if not found:

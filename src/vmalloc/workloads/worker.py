@@ -85,6 +85,7 @@ class Worker:
             for _ in range(self._parameters.test_repeat_count):
                 yield from self._repetition(case, found)
                 self._done()
+            self._space.run_deferred()  # what it left for workers is done on its account, not on that of the next case
         self.case = None
 
     def _repetition(self, case: Case, found: WorkerResult) -> Iterator[None]:
