@@ -36,7 +36,7 @@ NAMED_TEST = re.compile(r"`([\w/]+\.py)::([\w:]+)`")
 #: Methods that compiled code calls by name, and nobody else should: not in the tables of calls.
 INTERNAL = {
     "address_of", "allocate", "drop", "enter", "enter_rcu", "enter_task", "free_dropped", "free_record", "gather",
-    "look", "low_memory", "number", "pages_of", "product", "record_of", "release", "without_lock",
+    "lock_space", "look", "low_memory", "number", "pages_of", "product", "record_of", "release", "without_lock",
 }  # fmt: skip
 
 LAST_SUBSECTIONS = ((2, 10), (3, 5), (4, 12), (5, 6), (6, 4), (7, 2), (8, 6), (9, 8))

@@ -253,6 +253,8 @@ def parse_knobs(settings: Iterable[str]) -> Policy:
     """
     values: dict[str, object] = {}
     for setting in settings:
+        if not isinstance(setting, str):
+            raise BadRequest(f"{setting!r} is no knob with a value; write NAME=VALUE, with one of {_names()}")
         name, equals, value = setting.partition("=")
         if not equals:
             raise BadRequest(f"{setting!r} is no knob with a value; write NAME=VALUE, with one of {_names()}")

@@ -18,7 +18,7 @@ from vmalloc.errors import BadAddress, BadSize, Fault
 from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_SPARSE, VM_UNINITIALIZED
 from vmalloc.units import format_range, format_size
 
-__all__ = ["explain", "refuse", "vread"]
+__all__ = ["explain", "refuse", "too_much", "vread"]
 
 
 def refuse(state: VmallocState, address: int, size: int) -> NoReturn:
@@ -26,6 +26,11 @@ def refuse(state: VmallocState, address: int, size: int) -> NoReturn:
     if size < 0:
         raise BadSize(f"{size} bytes: an access has none or more")
     raise BadAddress(address, f"{size} bytes from there are no addresses of {state.info.arch}")
+
+
+def too_much(size: int) -> NoReturn:
+    """Raises BadSize for bytes that this process cannot hold."""
+    raise BadSize(f"{size} bytes ({format_size(size)}) to read are more than this process can hold") from None
 
 
 def explain(state: VmallocState, fault: Fault) -> NoReturn:
@@ -75,7 +80,7 @@ def vread(state: VmallocState, address: int, size: int) -> bytes:
     try:
         out = bytearray(end - address)
     except (MemoryError, OverflowError):
-        raise BadSize(f"{size} bytes ({format_size(size)}) to read are more than this process can hold") from None
+        too_much(size)
     found = False
     at = address
     while at < end:

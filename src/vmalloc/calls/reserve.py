@@ -113,7 +113,12 @@ def populate_shadow(state, address, size, gfp):
     """Makes the shadow of new addresses (section 9.3); gives them back when there is no memory for it."""
     waits = gfp & GFP_DIRECT_RECLAIM or not state.kernel.allows_nonblocking
     end = address + size
-    if state.kasan.covers(address, end) and state.kasan.populate(address, end, waits) != 0:
+    try:
+        failed = state.kasan.covers(address, end) and state.kasan.populate(address, end, waits) != 0
+    except BaseException:  # the shadow itself could not be written: a flush is missing
+        state.allocator.give_back(address)
+        raise
+    if failed:
         state.allocator.give_back(address)
         raise OutOfFrames(f"no page frames for the KASAN shadow of {size} bytes ({format_size(size)})")
 

@@ -26,6 +26,7 @@ from collections import deque
 from vmalloc.areas.address_space import AddressSpace
 from vmalloc.areas.block_geometry import block_geometry
 from vmalloc.areas.vmap_blocks import VmapBlocks
+from vmalloc.calls.observed import Observed
 from vmalloc.calls.rcu import Rcu, validate_rcu
 from vmalloc.calls.validate import validate_areas, validate_shadow
 from vmalloc.errors import BadContext, OutOfFrames
@@ -45,7 +46,7 @@ class VmallocState:
         machine: the machine.
         kernel: a ``KernelProfile``.
         early: areas that exist before the allocator does, ascending ``(start, end)``.
-        observer: told what the kernel would trace, as ``AddressSpace`` takes it.
+        observer: told what the kernel would trace, as ``AddressSpace`` takes it; its errors are printed, not raised.
         kasan: a ``Kasan`` over the same machine; None for a kernel without.
         policy: rules that differ from the kernel's (``policy.Policy``), or None.
         nr_cpus: for how many CPUs the kernel was built; as many as the machine has by default.
@@ -56,6 +57,7 @@ class VmallocState:
         self.machine = machine
         self.info = info
         self.kernel = kernel
+        observer = None if observer is None else Observed(observer)
         self.observer = observer
         self.policy = Policy() if policy is None else policy
         self.page_shift = info.page_shift

@@ -22,7 +22,7 @@ from vmalloc.areas.states import VMAP_BLOCK, VMAP_RAM
 from vmalloc.areas.validate_blocks import validate_blocks
 from vmalloc.calls.vm_struct import VmStruct
 from vmalloc.errors import ValidationError
-from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_NO_GUARD, VM_SPARSE, VM_UNINITIALIZED
+from vmalloc.flags import VM_ALLOC, VM_IOREMAP, VM_MAP_PUT_PAGES, VM_SPARSE, VM_UNINITIALIZED
 from vmalloc.kasan.layout import GRANULE, KASAN_VMALLOC_INVALID
 from vmalloc.units import format_range
 
@@ -137,9 +137,9 @@ def _allowed(vm: VmStruct) -> int:
     An area that only was reserved as if it had memory (``VM_ALLOC``) is never allowed; one of a per-CPU group, which
     looks the same but has no guard page, is as a whole.
     """
-    if vm.flags & VM_UNINITIALIZED:
+    if vm.flags & VM_UNINITIALIZED and vm.flags & VM_ALLOC:
         return 0
-    whole = vm.size == vm.requested_size and not vm.flags & VM_NO_GUARD
+    whole = vm.size == vm.requested_size and vm.guard_size != 0
     if vm.flags & VM_ALLOC and vm.pages is None and not whole:
         return 0
     return int(vm.requested_size)
@@ -170,8 +170,11 @@ def _check_ram(state: VmallocState, busy: dict[int, VmapArea]) -> None:
             used, mapped = bool(in_use >> page & 1), state.machine.translate(address) >= 0
             if used != mapped:
                 _expect(False, f"{name}: {address:#x}, in use: {used}", f"the page table, mapped: {mapped}")
+    early = dict(state.space.early)
     for start, area in busy.items():
         _expect(start in known or not area.flags & VMAP_RAM, f"{area}, marked VMAP_RAM", "what vm_map_ram has")
+        owned = start in known or start in state.areas or early.get(start) == area.end
+        _expect(owned, f"{area}", "areas, vm_map_ram and early memory, which all have none there")
 
 
 def _check_frames(state: VmallocState, vm: VmStruct, owners: dict[int, VmStruct]) -> int:

@@ -107,7 +107,8 @@ def expect_no_array(vm, address):
 def expect_not_waiting(state, vm, address):
     """Raises BadAddress for what waits for a grace period: readers may hold it, and a worker frees it (``rcu``)."""
     if state.rcu_waiting and vm.addr in state.rcu_waiting:
-        refuse_free(state, address, "vfree", f"is in the area at {format_address(vm.addr)}, which waits for readers")
+        waits = f"is in the area at {format_address(vm.addr)}, which waits for a grace period to be freed already"
+        refuse_free(state, address, "vfree", waits)
 
 
 def why_no_area(state, address):

@@ -21,6 +21,7 @@ The frames stay whose they are.
 import cython
 
 from vmalloc.calls.aliases import destroy_block, purge_fragmented_blocks
+from vmalloc.calls.kasan_report import report_free
 from vmalloc.calls.ram_words import mapped_at, what_is_at
 from vmalloc.calls.vmalloc import checked_node
 from vmalloc.calls.vmap import expect_memory, no_mapping
@@ -90,9 +91,10 @@ def vm_unmap_ram(state, address, count):
     nr_pages = count
     block = state.blocks.find(start)
     if not is_live(state, block, start, nr_pages):
+        if state.kasan is not None and state.kasan.tracks.freed_at(start) is not None:
+            report_free(state, address, "vm_unmap_ram", "it was unmapped already")
         raise refusal(state, address, count)
-    if state.kasan is not None:
-        state.kasan.freed(start, nr_pages << state.page_shift)
+    forget(state, start, nr_pages)
     if block != NIL:
         unmap_piece(state, block, start, nr_pages)
     else:
@@ -187,12 +189,20 @@ def unmap_everything(state):
     """Unmaps all that is mapped, and gives all blocks back: the space is closed."""
     blocks = state.blocks
     for address, count in list(state.ram_ranges.items()):
+        forget(state, address, count)
         unmap_range(state, address, count)
     for block in blocks.indexed():
         start = blocks.get(block)["va_start"]
         for page, count in blocks.pieces(block):
+            forget(state, start + (page << state.page_shift), count)
             unmap_piece(state, block, start + (page << state.page_shift), count)
     purge_fragmented_blocks(state)
+
+
+def forget(state, address, count):
+    """Tells KASAN, if there is one, that a mapping goes."""
+    if state.kasan is not None:
+        state.kasan.freed(address, count << state.page_shift)
 
 
 def refusal(state, address, count):

@@ -197,6 +197,8 @@ def _expect_reserved(state: VmallocState, start: int, end: int) -> int:
     vm = state.find_area(start)
     if vm is None or start % state.page_size or end % state.page_size or not start < end <= vm.addr + vm.usable_size:
         raise BadAddress(start, f"{format_range(start, end)} are no whole pages inside one area")
+    if vm.pages is not None or vm.is_array:
+        raise BadAddress(start, f"{vm!r} has memory of its own there, which goes with the area")
     return (end - start) >> state.page_shift
 
 

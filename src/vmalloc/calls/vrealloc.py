@@ -83,6 +83,9 @@ def vrealloc(
         state, size, align, state.vmalloc_start, state.vmalloc_end, gfp, PROT_READ | PROT_WRITE, 0,
         NUMA_NO_NODE if node is None else node, caller,
     )  # fmt: skip
+    if not vm.live:
+        vfree(state, moved.addr)
+        raise BadAddress(address, "the area was freed while the call asked for addresses (by a purge notifier)")
     _copy(state, moved, vm, min(old, size))
     vfree(state, address)
     return moved

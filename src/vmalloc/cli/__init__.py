@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`): not an error, and nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what was printed could not be written
+        print(f"vmalloc: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("vmalloc: interrupted", file=sys.stderr)
         return 130

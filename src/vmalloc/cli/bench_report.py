@@ -49,8 +49,8 @@ def _what(result: RunResult) -> Table:
     order = "in order" if how.sequential_test_order else "shuffled"
     setup = "" if how.setup_divisor == 1 else f", set-ups 1/{how.setup_divisor} of the kernel's"
     table.add_row(
-        "run", f"{_number(how.nr_threads, 'worker')}, {how.test_repeat_count} x {how.test_loop_count:,} loops, {order}{setup}"
-        f", seed {result.seed}; {result.seconds:.2f} s",
+        "run", f"{_number(how.nr_threads, 'worker')}, {how.test_repeat_count} x {how.test_loop_count:,} loops, {order}"
+        f"{setup}, seed {result.seed}; {result.seconds:.2f} s",
     )  # fmt: skip
     return table
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vmalloc.errors import BadRequest
 from vmalloc.machine.base import MachineInfo
-from vmalloc.units import ADDRESS_MAX, align_down, align_up
+from vmalloc.units import ADDRESS_MAX, align_down, align_up, format_range
 
 __all__ = [
     "BUG_TYPES",
@@ -105,6 +105,11 @@ def shadow_layout(info: MachineInfo) -> ShadowLayout:
     page = 1 << info.page_shift
     end = align_up(info.vmalloc_end, page)
     first, last = shadow_range(info.kasan_shadow_offset, info.vmalloc_start, end, page)
+    direct_map = (info.direct_map_start, info.direct_map_end, "the direct map")
+    for start, behind, what in ((info.vmalloc_start, end, "the vmalloc range itself"), direct_map):
+        if first < behind and start < last:
+            shadow = format_range(first, last)
+            raise BadRequest(f"KASAN: the shadow {shadow} of {info.arch} lies in {what}, {format_range(start, behind)}")
     return ShadowLayout(info.kasan_shadow_offset, info.vmalloc_start, end, first, last, page)
 
 

@@ -81,7 +81,7 @@ class Track(NamedTuple):
     context: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Allocation:
     """Memory that somebody was given.
 

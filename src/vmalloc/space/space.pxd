@@ -39,6 +39,7 @@ cdef class VmallocSpace:
     cdef readonly bint closed
     cdef object __weakref__
 
+    cdef object lock_space(self)
     cdef object enter(self)
     cdef object look(self)
     cdef object free_dropped(self)

@@ -107,7 +107,7 @@ class VmallocSpace:
 
     def enter(self):
         """Takes the lock and lets what is due happen first."""
-        self.acquire()
+        self.lock_space()
         if self.closed:
             self.unlock()
             raise BadRequest("this space was closed")
@@ -121,9 +121,15 @@ class VmallocSpace:
                 self.unlock()
                 raise
 
+    def lock_space(self):
+        """Takes the lock; raises BadRequest in an observer, which is told under it and would wait for ever."""
+        if self.state.observer is not None and getattr(self.state.observer, "telling", False):
+            raise BadRequest("an observer must not call the space that tells it")
+        self.acquire()
+
     def look(self):
         """Takes the lock for a call that only looks: nothing else happens."""
-        self.acquire()
+        self.lock_space()
         if self.closed:
             self.unlock()
             raise BadRequest("this space was closed")
@@ -139,9 +145,12 @@ class VmallocSpace:
         """Runs ``call`` without the lock: what it does may call this space."""
         self.unlock()
         try:
-            return call()
+            found = call()
         finally:
             self.acquire()
+        if self.closed:
+            raise BadRequest("this space was closed while it asked for addresses")
+        return found
 
     def drop(self, vm):
         """Frees an area whose handle is gone: now if that can be, else with the next call. Never raises.
@@ -447,19 +456,19 @@ class VmallocSpace:
         Raises:
             BadAddress: not page aligned, in no area, waiting to be freed already. BadContext: in an NMI.
         """
-        self.enter_rcu(area, rcu_frees.kvfree_rcu)
+        self.enter_rcu(area, rcu_frees.kvfree_rcu, "kvfree_rcu")
 
     def kvfree_rcu_mightsleep(self, area):
         """``kvfree_rcu`` with one argument: task context only, and it may wait for the grace period itself."""
-        self.enter_rcu(area, rcu_frees.kvfree_rcu_mightsleep)
+        self.enter_rcu(area, rcu_frees.kvfree_rcu_mightsleep, "kvfree_rcu_mightsleep")
 
-    def enter_rcu(self, area, call):
+    def enter_rcu(self, area, call, name):
         """Makes one of the two calls."""
         if area is None:
             return
         self.enter()
         try:
-            address = self.address_of(area)
+            address = self.address_of(area, name)
             call(self.state, address)
             if isinstance(area, Area):
                 area.owner = False
@@ -899,6 +908,8 @@ class VmallocSpace:
             access.explain(self.state, fault)
         except OverflowError:
             access.refuse(self.state, address, size)
+        except (MemoryError, SystemError):  # no bytes object is that long, or there is no memory for it
+            access.too_much(size)
         finally:
             self.unlock()
 
