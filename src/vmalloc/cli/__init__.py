@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    from vmalloc.cli import replay
+    from vmalloc.cli import info, replay
 
     parser = argparse.ArgumentParser(
         prog="vmalloc", description="Linux's vmalloc as a Python package.", epilog="Each command has its own --help."
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"vmalloc {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     replay.add_parser(commands)
+    info.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from rich.console import Console
 from rich.table import Table
 
+from vmalloc.cli.output import Output
 from vmalloc.trace.replay.result import MachineResult, ReplayResult
 from vmalloc.units import format_address, format_range, format_size
 
@@ -37,26 +38,9 @@ _ASSUMPTIONS = {
 }
 
 
-_UNFOLDED = 100_000
-"""Columns of what is not a terminal: a file or a pipe gets each line whole, however long a path is."""
-
-
-class _Output(Console):
-    """Standard output as it is: names may look like markup, and a reader that has gone is for ``main`` to judge."""
-
-    def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
-        if not self.is_terminal:
-            self.width = _UNFOLDED
-
-    def on_broken_pipe(self) -> None:
-        """Rich would exit with status 1, which means a bad answer here."""
-        raise BrokenPipeError
-
-
 def print_report(result: ReplayResult, console: Console | None = None) -> None:
     """Prints the report to standard output (or ``console``)."""
-    out = console if console is not None else _Output()
+    out = console if console is not None else Output()
     out.print(_what(result))
     out.print(_agreement(result))
     for difference in result.snapshots:

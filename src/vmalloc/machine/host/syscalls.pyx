@@ -4,9 +4,9 @@ Two faces:
 
 * **For compiled modules** (``syscalls.pxd``): ``sys_...``, which need no interpreter lock and return ``-errno``.
 * **For Python** (this file): functions of the same names without ``sys_``. They raise ``OSError`` with ``errno`` and
-  the facts of the call: what, where, how much. Two results are numbers below zero instead, because they are answers and not
-  failures: a page of ``page_nodes`` that is not there, and ``rseq_cpu`` where the C library registers none. They let go
-  of the interpreter lock wherever the kernel may take its time, which is wherever pages are mapped, unmapped, moved or
+  the facts of the call: what, where, how much. Two results are numbers below zero instead, because they are answers and
+  not failures: a page of ``page_nodes`` that is not there, and ``rseq_cpu`` where libc has none. They let go of the
+  interpreter lock wherever the kernel may take its time, which is wherever pages are mapped, unmapped, moved or
   cleared; reading a policy or a CPU number keeps it.
 
 Nothing here decides anything, and nothing here remembers anything. Addresses and sizes are bytes. **Nothing here checks
