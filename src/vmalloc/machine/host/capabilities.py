@@ -75,11 +75,11 @@ class Limit:
             return None
         return max(0, self.value - (self.used or 0))
 
-    def lowered(self, value: int) -> Limit:
-        """This limit with a lower value put in by force; itself when the value is not lower."""
+    def lowered(self, value: int, by: str) -> Limit:
+        """This limit with a lower value put in by a variable; itself when the value is not lower."""
         if self.value is not None and self.value <= value:
             return self
-        return replace(self, value=value, forced=True)
+        return replace(self, value=value, how=by, remedy=f"take {self.name} out of {by}", forced=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def _lowest(version: int, mount: Path, path: Path) -> MemoryCgroup | None:
 def _number(file: Path) -> int | None:
     """The number in a file; None for "no limit", and where there is no such file."""
     try:
-        text = file.read_text(encoding="ascii").strip()
+        text = file.read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return int(text) if text.isdigit() and int(text) < NO_LIMIT else None

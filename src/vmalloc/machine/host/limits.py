@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vmalloc.machine.host.capabilities import Limit
 from vmalloc.machine.host.cgroup import read_memory_cgroup
+from vmalloc.machine.host.forced import LIMITS
 from vmalloc.machine.host.maps import count_mappings
 from vmalloc.units import KIB
 
@@ -35,7 +36,7 @@ def kib_lines(path: Path) -> dict[str, int]:
 def number_in(path: Path) -> int | None:
     """Reads the number in a file of ``/proc`` or ``/sys``; None when there is no such file."""
     try:
-        return int(path.read_text(encoding="ascii"))
+        return int(path.read_text(encoding="utf-8"))
     except OSError:
         return None
 
@@ -50,7 +51,9 @@ def read_limits(lowered: Mapping[str, int], root: Path = Path("/")) -> dict[str,
     status = kib_lines(root / "proc/self/status")
     memory = kib_lines(root / "proc/meminfo")
     found = [*_of_process(status, root), _commit(memory, root), *_of_group(memory, root)]
-    limits = {limit.name: limit.lowered(lowered[limit.name]) if limit.name in lowered else limit for limit in found}
+    limits = {limit.name: limit for limit in found}
+    for name, value in lowered.items():
+        limits[name] = limits[name].lowered(value, LIMITS)
     return {name: limits[name] for name in LIMIT_NAMES}
 
 

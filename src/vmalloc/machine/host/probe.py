@@ -98,7 +98,7 @@ def _numbers(file: Path) -> tuple[int, ...]:
     """The numbers of a list such as ``0-3,8``; none when there is no such file."""
     numbers: list[int] = []
     with suppress(OSError):
-        for part in filter(None, file.read_text(encoding="ascii").strip().split(",")):
+        for part in filter(None, file.read_text(encoding="utf-8").strip().split(",")):
             first, _, last = part.partition("-")
             numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
@@ -107,7 +107,7 @@ def _numbers(file: Path) -> tuple[int, ...]:
 def _distances(node: int) -> tuple[int, ...]:
     """The distances of a node to every online node, as the firmware gives them; 10 is itself."""
     with suppress(OSError):
-        text = (SYSTEM / f"devices/system/node/node{node}/distance").read_text(encoding="ascii")
+        text = (SYSTEM / f"devices/system/node/node{node}/distance").read_text(encoding="utf-8")
         return tuple(map(int, text.split()))
     return (10,)
 
@@ -123,7 +123,7 @@ def _nodes_allowed() -> tuple[int, ...]:
 def _chosen(file: Path) -> str:
     """The word in brackets: ``always [madvise] never``."""
     with suppress(OSError):
-        return file.read_text(encoding="ascii").partition("[")[2].partition("]")[0]
+        return file.read_text(encoding="utf-8").partition("[")[2].partition("]")[0]
     return ""
 
 

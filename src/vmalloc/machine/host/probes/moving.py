@@ -61,8 +61,9 @@ def _uffd_move(ground: Ground) -> Answer:
         syscalls.uffd_features(fd, syscalls.UFFD_FEATURE_MOVE)
         syscalls.uffd_register(fd, target, size)
         syscalls.store_byte(source, 77)
-        # The target is read only when its page is there: a load of a missing page under userfaultfd waits for ever.
-        moved = syscalls.uffd_move(fd, target, source, size) == size and syscalls.load_byte(target) == 77
+        syscalls.uffd_move(fd, target, source, size)
+        # Read only when the page is there: a load of a missing page under a userfaultfd waits for ever.
+        moved = scratch.bytes_of("Rss", target, size) == size and syscalls.load_byte(target) == 77
     return Answer(moved, f"a page {'was' if moved else 'was NOT'} moved")
 
 

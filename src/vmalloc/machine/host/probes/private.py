@@ -32,6 +32,12 @@ def undo_thp_disable(ground: Ground) -> str | None:
     return "start the process without PR_SET_THP_DISABLE (prctl)" if ground.facts.thp_disabled else None
 
 
+def switch_thp_on(ground: Ground) -> str | None:
+    """What to change where private huge pages are switched off, by the process or for all."""
+    off = f"echo madvise > {THP}/enabled" if ground.facts.thp == "never" else None
+    return undo_thp_disable(ground) or off
+
+
 def _huge(ground: Ground) -> Answer:
     untried = untried_huge(ground)
     if untried is not None:
@@ -43,8 +49,7 @@ def _huge(ground: Ground) -> Answer:
         got = scratch.bytes_of("AnonHugePages", address, size)
     numbers: dict[str, int | str] = {"huge_size": size, "enabled": ground.facts.thp, "defrag": ground.facts.thp_defrag}
     how = f"one byte touched made {format_size(got)} of {format_size(size)} huge, says smaps"
-    remedy = f"echo madvise > {THP}/enabled" if ground.facts.thp == "never" else None
-    return Answer(got >= size, how, numbers, undo_thp_disable(ground) or remedy)
+    return Answer(got >= size, how, numbers)
 
 
 def _populate(ground: Ground) -> Answer:
@@ -79,7 +84,7 @@ QUESTIONS = (
     Question(
         "huge", "private memory", "huge pages without asking root",
         "base pages: more page faults and TLB misses, all else the same",
-        "free memory in one piece: echo 1 > /proc/sys/vm/compact_memory", _huge,
+        "free memory in one piece: echo 1 > /proc/sys/vm/compact_memory", _huge, cause=switch_thp_on,
     ),
     Question(
         "populate", "private memory", "take pages before they are touched (MADV_POPULATE_WRITE)",

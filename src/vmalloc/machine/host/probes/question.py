@@ -37,6 +37,7 @@ class Question:
         name, group, title, fallback, remedy: as those of ``Capability``.
         ask: does the thing and looks at the result; an ``OSError`` is the answer no.
         needs: names of capabilities without which there is nothing to ask; they are asked before.
+        cause: what in the settings keeps this process from it, as a remedy; None when nothing does.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Question:
     remedy: str
     ask: Callable[[Ground], Answer]
     needs: tuple[str, ...] = ()
+    cause: Callable[[Ground], str | None] = lambda ground: None
 
     def answered(self, ground: Ground) -> Capability:
         """Asks."""
@@ -53,8 +55,9 @@ class Question:
             answer = self.ask(ground)
         except OSError as error:
             answer = Answer(False, error.strerror or str(error), remedy=_remedy_of(error))
-        remedy = self.remedy if answer.remedy is None else answer.remedy
-        return self._with(answer, "" if answer.available else remedy)
+        if answer.available:
+            return self._with(answer, "")
+        return self._with(answer, self.cause(ground) or answer.remedy or self.remedy)
 
     def without(self, missing: str) -> Capability:
         """The answer where a capability that this one needs is missing."""

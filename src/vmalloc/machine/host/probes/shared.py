@@ -58,7 +58,7 @@ def _collapse(ground: Ground) -> Answer:
         _collapse_patiently(address, size)
         got = _mapped_huge(address, size)
     how = f"one page touched and collapsed: {format_size(got)} of {format_size(size)} mapped huge, says smaps"
-    return Answer(got >= size, how, {"huge_size": size}, undo_thp_disable(ground))
+    return Answer(got >= size, how, {"huge_size": size})
 
 
 def _collapse_patiently(address: int, size: int) -> None:
@@ -82,7 +82,7 @@ def _huge_shared(ground: Ground) -> Answer:
         syscalls.store_byte(address, 1)
         got = _mapped_huge(address, size)
     how = f"one byte touched made {format_size(got)} of {format_size(size)} huge, says smaps"
-    return Answer(got >= size, how, {"shmem_enabled": ground.facts.thp_shared}, undo_thp_disable(ground))
+    return Answer(got >= size, how, {"shmem_enabled": ground.facts.thp_shared})
 
 
 QUESTIONS = (
@@ -96,11 +96,11 @@ QUESTIONS = (
     ),
     Question(
         "collapse", "shared memory", "huge shared frames without root (MADV_COLLAPSE)",
-        "base pages: mapping scattered frames costs a fault for each", "Linux 6.1", _collapse, ("memfd",),
+        "base pages: mapping scattered frames costs a fault for each", "Linux 6.1", _collapse, ("memfd",), undo_thp_disable,
     ),
     Question(
         "huge_shared", "shared memory", "huge shared frames at the first touch",
         "touch one page and collapse, where collapse is there",
-        "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled", _huge_shared, ("memfd",),
+        "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled", _huge_shared, ("memfd",), undo_thp_disable,
     ),
 )  # fmt: skip

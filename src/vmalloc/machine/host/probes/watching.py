@@ -24,7 +24,7 @@ def _names(ground: Ground) -> Answer:
 
 def _pressure(ground: Ground) -> Answer:
     # A kernel with psi=0 has the file and refuses to have it read.
-    first = PRESSURE.read_text(encoding="ascii").partition("\n")[0]
+    first = PRESSURE.read_text(encoding="utf-8").partition("\n")[0]
     return Answer(first.startswith("some avg10="), f"{PRESSURE}: {first}")
 
 
