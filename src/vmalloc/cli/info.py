@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from vmalloc import __version__, _build
-from vmalloc.machine.host import why_unavailable
+from vmalloc.errors import MachineUnavailable
+from vmalloc.machine.host import require
 from vmalloc.units import format_size
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
-    missing = why_unavailable()
-    found = None
-    if missing is None:
-        from vmalloc.machine.host.probe import host_capabilities
+    missing, found = "", None
+    try:
+        require()
+        from vmalloc.machine.host.probe import host_capabilities  # does not exist where there is no host machine
 
         found = host_capabilities()
+    except MachineUnavailable as error:
+        missing = str(error)
     if arguments.json:
         host = {"available": True} | found.as_json() if found is not None else {"available": False, "reason": missing}
         print(json.dumps({"versions": _versions(), "host": host}, indent=2))
@@ -82,7 +85,7 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _print(found: HostCapabilities | None, missing: str | None, how: bool) -> None:
+def _print(found: HostCapabilities | None, missing: str, how: bool) -> None:
     """Prints the tables."""
     from vmalloc.cli.output import Output
 
@@ -90,7 +93,7 @@ def _print(found: HostCapabilities | None, missing: str | None, how: bool) -> No
     out.begin_capture()
     out.print(_head(found, _versions()))
     if found is None:
-        out.print(f"\nno host machine: {missing}")
+        out.print(f"\n{missing}")
     else:
         out.print(_capabilities(found, how))
         out.print(_limits(found))

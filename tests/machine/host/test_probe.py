@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from machine.host.kernel import Kernel
-from vmalloc.errors import BadRequest
+from vmalloc.errors import BadRequest, MachineUnavailable
 from vmalloc.machine.host import probe as module
 from vmalloc.machine.host.capabilities import HostCapabilities
 from vmalloc.machine.host.forced import Forced
@@ -231,6 +231,15 @@ def test_the_variables_are_read(here: HostCapabilities) -> None:
     answer = json.loads(done.stdout)
     assert [c["name"] for c in answer["capabilities"] if c["forced"]] == ["collapse", "guard"]
     assert [limit["name"] for limit in answer["limits"] if limit["forced"]] == ["memory"]
+
+
+def test_without_proc_there_is_no_host_machine(monkeypatch) -> None:
+    def unreadable(*arguments: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/self/status")
+
+    monkeypatch.setattr(module, "read_limits", unreadable)
+    with pytest.raises(MachineUnavailable, match=r"^no host machine: /proc cannot be read: .*'/proc/self/status'$"):
+        probe()
 
 
 # -- no traces ---------------------------------------------------------------------------------------------------------

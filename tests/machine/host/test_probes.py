@@ -129,7 +129,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("name", "call"), REFUSALS)
-def test_a_refusal_tells_lacking_from_forbidding_from_running_short(here: HostCapabilities, monkeypatch, name: str, call: str) -> None:
+def test_a_refusal_tells_lacking_from_forbidding_from_running_short(here, monkeypatch, name: str, call: str) -> None:
     lacking = ask(name, here, monkeypatch, **{call: refusing(errno.ENOSYS)})
     forbidden = ask(name, here, monkeypatch, **{call: refusing(errno.EPERM)})
     assert (lacking.available, forbidden.available) == (False, False)
@@ -277,3 +277,9 @@ def test_a_kernel_that_knows_no_promise_not_to_execute_gives_a_file_all_the_same
     assert not os.get_inheritable(fd)
     os.close(fd)
     assert len(asked) == 2
+
+
+def test_every_probe_is_lied_to_and_refused() -> None:
+    by_hand = {"reserve", "noreserve", "pressure"}
+    assert {name for name, _ in LIES} | by_hand | {"userfaultfd"} == set(BY_NAME)
+    assert {name for name, _ in REFUSALS} | by_hand | {"asan", "rseq"} == set(BY_NAME)

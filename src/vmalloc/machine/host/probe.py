@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import vmalloc.machine.host.syscalls as syscalls
+from vmalloc.errors import MachineUnavailable
 from vmalloc.machine.host import scratch
 from vmalloc.machine.host.capabilities import Capability, Facts, HostCapabilities
 from vmalloc.machine.host.forced import WITHOUT, Forced, read_forced
@@ -57,9 +58,13 @@ def probe(forced: Forced = Forced()) -> HostCapabilities:  # noqa: B008 (frozen)
 
     Raises:
         BadRequest: ``forced`` names a capability or a limit that there is not.
+        MachineUnavailable: ``/proc`` cannot be read.
     """
     forced.check(CAPABILITY_NAMES, LIMIT_NAMES)
-    ground = Ground(read_facts(), read_limits(forced.limits))
+    try:
+        ground = Ground(read_facts(), read_limits(forced.limits))
+    except OSError as error:
+        raise MachineUnavailable(f"no host machine: /proc cannot be read: {error}") from error
     answers: dict[str, Capability] = {}
     for question in QUESTIONS:
         missing = [name for name in question.needs if not answers[name].available]

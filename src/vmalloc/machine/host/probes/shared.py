@@ -96,7 +96,8 @@ QUESTIONS = (
     ),
     Question(
         "collapse", "shared memory", "huge shared frames without root (MADV_COLLAPSE)",
-        "base pages: mapping scattered frames costs a fault for each", "Linux 6.1", _collapse, ("memfd",), undo_thp_disable,
+        "base pages: mapping scattered frames costs a fault for each", "Linux 6.1", _collapse, ("memfd",),
+        undo_thp_disable,
     ),
     Question(
         "huge_shared", "shared memory", "huge shared frames at the first touch",
