@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,12 @@ def test_a_process_asks_once_and_its_children_inherit(monkeypatch) -> None:
     if child == 0:
         os._exit(0 if module.host_capabilities() is first and len(asked) == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_threads_that_ask_together_get_the_same_answers(here: HostCapabilities) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: probe(), range(8)):
+            assert {n for n in CAPABILITY_NAMES if found.has(n)} == {n for n in CAPABILITY_NAMES if here.has(n)}
 
 
 # -- forced answers ----------------------------------------------------------------------------------------------------

@@ -317,7 +317,7 @@ cdef extern from *:
 
 cdef enum:
     NODE_LIMIT = 1024  # the most NUMA nodes a kernel can be built for
-    NODE_WORDS = NODE_LIMIT // 64
+    NODE_WORDS = 16  # 64 nodes each
 
 cdef struct Span:
     # A range for process_madvise: the kernel's struct iovec.
