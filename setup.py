@@ -56,7 +56,9 @@ def extensions() -> list[Extension]:
         return []
     from Cython.Build import cythonize  # not needed, and perhaps not there, for a build without compiling
 
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["vmalloc"]["compiled"]
+    lists = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["vmalloc"]
+    elsewhere = set() if sys.platform == "linux" else set(lists.get("linux_only", ()))
+    listed = [module for module in lists["compiled"] if module not in elsewhere]
     modules = [Extension(module, [source_of(module).as_posix()], extra_compile_args=OPTIMISE) for module in listed]
     return cythonize(
         modules,

@@ -17,6 +17,8 @@ from vmalloc import _build
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPILED = PROJECT["tool"]["vmalloc"]["compiled"]
+LINUX_ONLY = PROJECT["tool"]["vmalloc"]["linux_only"]
+COMPILED_HERE = [module for module in COMPILED if sys.platform == "linux" or module not in LINUX_ONLY]
 
 
 def module_name(path: Path) -> str:
@@ -40,7 +42,7 @@ def expand_braces(pattern: str) -> list[str]:
 @pytest.mark.both_builds
 @pytest.mark.parametrize("module", COMPILED)
 def test_every_listed_module_runs_as_this_build_says(module: str, compiled: bool) -> None:
-    assert _build.compiled_modules()[module] is compiled
+    assert _build.compiled_modules()[module] is (compiled and module in COMPILED_HERE)
 
 
 def test_the_list_names_each_module_once() -> None:
@@ -94,7 +96,7 @@ def test_compiled_modules_need_no_cython_at_run_time(compiled: bool) -> None:
     code = f"""
 import importlib, sys
 sys.modules["cython"] = sys.modules["Cython"] = None
-for module in {COMPILED!r}:
+for module in {COMPILED_HERE!r}:
     importlib.import_module(module)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -137,6 +139,26 @@ def test_a_listed_module_that_is_missing_fails_the_build_by_name(tmp_path: Path,
     result = build(tmp_path, monkeypatch)
     assert result.returncode == 1
     assert result.stderr.startswith("setup.py: src/toy/hot.pxd is missing, but [tool.vmalloc]")
+
+
+@pytest.mark.parametrize(("platform", "left_out"), [("linux", False), ("darwin", True), ("win32", True)])
+def test_modules_for_linux_are_left_out_elsewhere(tmp_path: Path, monkeypatch, platform: str, left_out: bool) -> None:
+    write_project(tmp_path, source="def twice(x):\n    return x + x\n")
+    with (tmp_path / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write('linux_only = ["toy.hot"]\n')
+    monkeypatch.delenv("VMALLOC_PURE", raising=False)
+    code = f"""
+import runpy, sys, setuptools
+setuptools.setup = lambda ext_modules, **rest: print([module.name for module in ext_modules])
+sys.argv, sys.platform = ["setup.py", "--quiet"], {platform!r}
+runpy.run_path("setup.py")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == ("[]\n" if left_out else "['toy.hot']\n")
+
+
+def test_what_is_for_linux_is_in_the_list() -> None:
+    assert set(LINUX_ONLY) <= set(COMPILED)
 
 
 def test_a_module_that_does_not_compile_fails_the_build(tmp_path: Path, monkeypatch) -> None:

@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    from vmalloc.cli import bench, replay
+    from vmalloc.cli import bench, info, replay
 
     parser = argparse.ArgumentParser(
         prog="vmalloc", description="Linux's vmalloc as a Python package.", epilog="Each command has its own --help."
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     replay.add_parser(commands)
     bench.add_parser(commands)
+    info.add_parser(commands)
     arguments, rest = parser.parse_known_args(argv)
     if rest and hasattr(arguments, "parameters") and not any(text.startswith("-") for text in rest):
         arguments.parameters += rest  # argparse takes positional arguments of a command in one piece only
