@@ -107,7 +107,8 @@ def _end(result: RunResult) -> Table:
     table.add_row("not reusable yet", f"{end['lazy_pages']:,} pages lazy, {end['pooled_pages']:,} in pools")
     if "page_table_bytes" in end:
         table.add_row("page tables", format_size(int(end["page_table_bytes"])))
-    table.add_row("left behind", f"{end['areas']:,} areas")
+    kept = " (per-CPU chunks, which are kept)" if end["areas"] and not end["pages"] else ""
+    table.add_row("left behind", f"{_number(int(end['areas']), 'area')}{kept}")
     return table
 
 
