@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 import time
 from array import array
 from collections.abc import Callable
@@ -17,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled_loops import compile_loops
 from summary import AT_LEAST, AT_MOST, Bar, Summary
 
 from vmalloc.kernels import PROFILES
@@ -76,21 +74,7 @@ def flushes(Mmu mmu, uint64_t start, uint64_t size, int rounds):
 @pytest.fixture(scope="module")
 def loops(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The loops, compiled against the package's declarations."""
-    folder = tmp_path_factory.mktemp("mmu_loops")
-    (folder / "mmu_loops.pyx").write_text(LOOPS, encoding="utf-8")
-    code = (
-        "from setuptools import Extension, setup; from Cython.Build import cythonize; "
-        "setup(ext_modules=cythonize([Extension('mmu_loops', ['mmu_loops.pyx'], extra_compile_args=['-O3'])], "
-        f"include_path=[{str(ROOT / 'src')!r}], quiet=True))"
-    )
-    subprocess.run([sys.executable, "-c", code, "-q", "build_ext", "--inplace"], cwd=folder, check=True)
-    (built,) = folder.glob("mmu_loops.*.so")
-    spec = importlib.util.spec_from_file_location("mmu_loops", built)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return compile_loops("mmu_loops", LOOPS, tmp_path_factory)
 
 
 class Mapped:

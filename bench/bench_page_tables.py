@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from array import array
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from compiled_loops import compile_loops
 
-from vmalloc import _build
 from vmalloc.kernels import PROFILES
 from vmalloc.machine.simulated.arch import ARCHITECTURES
 from vmalloc.machine.simulated.frames.memory import PhysicalMemory
@@ -67,23 +64,7 @@ def walks(PageTables tables, uint64_t[::1] addresses, int rounds):
 @pytest.fixture(scope="module")
 def loops(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The loops, compiled against the package's declarations."""
-    if _build.PURE:
-        pytest.skip("measures the compiled build")
-    folder = tmp_path_factory.mktemp("loops")
-    (folder / "loops.pyx").write_text(LOOPS, encoding="utf-8")
-    code = (
-        "from setuptools import Extension, setup; from Cython.Build import cythonize; "
-        "setup(ext_modules=cythonize([Extension('loops', ['loops.pyx'], extra_compile_args=['-O3'])], "
-        f"include_path=[{str(ROOT / 'src')!r}], quiet=True))"
-    )
-    subprocess.run([sys.executable, "-c", code, "-q", "build_ext", "--inplace"], cwd=folder, check=True)
-    (built,) = folder.glob("loops.*.so")
-    spec = importlib.util.spec_from_file_location("loops", built)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return compile_loops("page_tables_loops", LOOPS, tmp_path_factory)
 
 
 def build(arch: str) -> PageTables:

@@ -690,9 +690,7 @@ class AddressSpace:
             self._observer("purge_vmap_area_lazy", start=purged.start, end=purged.end, num_purged=purged.count)
         return purged
 
-    def _purge_in_steps_locked(
-        self, start: int, end: int, full: bool, release: Release
-    ) -> Purged:
+    def _purge_in_steps_locked(self, start: int, end: int, full: bool, release: Release) -> Purged:
         """A purge in its steps, for whoever has something to release of each range before it is anybody's again.
 
         Up to 6.8 a range is released when it is in the free tree already (9.4); nobody can take it from there before

@@ -113,13 +113,13 @@ def populate_shadow(state, address, size, gfp):
     """Makes the shadow of new addresses (section 9.3); gives them back when there is no memory for it."""
     waits = gfp & GFP_DIRECT_RECLAIM or not state.kernel.allows_nonblocking
     end = address + size
+    failed = True
     try:
         failed = state.kasan.covers(address, end) and state.kasan.populate(address, end, waits) != 0
-    except BaseException:  # the shadow itself could not be written: a flush is missing
-        state.allocator.give_back(address)
-        raise
+    finally:  # also where the shadow itself could not be written, because a flush is missing
+        if failed:
+            state.allocator.give_back(address)
     if failed:
-        state.allocator.give_back(address)
         raise OutOfFrames(f"no page frames for the KASAN shadow of {size} bytes ({format_size(size)})")
 
 

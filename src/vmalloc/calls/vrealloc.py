@@ -55,13 +55,7 @@ def vrealloc(
         raise BadSize(f"alignment {align:#x} is no power of two")
     size = checked_size(state, size, gfp)
     checked_node(state, node)
-    vm = state.find_area(address)
-    if vm is None or vm.addr != address:
-        refuse_free(state, address, "vrealloc", state.warn("Trying to vrealloc() nonexistent vm area"))
-    expect_no_array(vm, address)
-    expect_not_waiting(state, vm, address)
-    if vm.pages is None:
-        raise BadRequest(f"{vm!r} has no frames of its own to copy or to give back")
+    vm = _area_at(state, address)
     old = vm.requested_size if kernel.keeps_requested_size else vm.usable_size
     if vm.usable_size < old:
         raise BadAddress(address, state.warn("vrealloc() has mismatched area vs requested sizes"))
@@ -89,6 +83,19 @@ def vrealloc(
     _copy(state, moved, vm, min(old, size))
     vfree(state, address)
     return moved
+
+
+def _area_at(state: VmallocState, address: int) -> VmStruct:
+    """The area that starts at an address and may be resized. Raises BadAddress or BadRequest where there is none."""
+    vm: Any = state.find_area(address)
+    if vm is None or vm.addr != address:
+        refuse_free(state, address, "vrealloc", state.warn("Trying to vrealloc() nonexistent vm area"))
+    expect_no_array(vm, address)
+    expect_not_waiting(state, vm, address)
+    if vm.pages is None:
+        raise BadRequest(f"{vm!r} has no frames of its own to copy or to give back")
+    found: VmStruct = vm
+    return found
 
 
 def _resized(state: VmallocState, vm: Any, size: int) -> None:

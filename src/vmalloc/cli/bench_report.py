@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vmalloc.cli.output import Output
+from vmalloc.cli.output import Output, counted
 from vmalloc.units import format_size
 from vmalloc.workloads.result import CaseResult, RunResult
 
@@ -43,21 +43,16 @@ def _what(result: RunResult) -> Table:
     machine, how = result.machine, result.parameters
     memory = format_size(machine["memory_bytes"])
     table.add_row(
-        "machine", f"{machine['arch']}, Linux {machine['kernel']}, {_number(machine['cpus'], 'CPU')}, "
-        f"{_number(machine['nodes'], 'NUMA node')}, {memory}",
+        "machine", f"{machine['arch']}, Linux {machine['kernel']}, {counted(machine['cpus'], 'CPU')}, "
+        f"{counted(machine['nodes'], 'NUMA node')}, {memory}",
     )  # fmt: skip
     order = "in order" if how.sequential_test_order else "shuffled"
     setup = "" if how.setup_divisor == 1 else f", set-ups 1/{how.setup_divisor} of the kernel's"
     table.add_row(
-        "run", f"{_number(how.nr_threads, 'worker')}, {how.test_repeat_count} x {how.test_loop_count:,} loops, {order}"
+        "run", f"{counted(how.nr_threads, 'worker')}, {how.test_repeat_count} x {how.test_loop_count:,} loops, {order}"
         f"{setup}, seed {result.seed}; {result.seconds:.2f} s",
     )  # fmt: skip
     return table
-
-
-def _number(count: int, noun: str) -> str:
-    """A count with its noun in the right number."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 #: Columns of what the machine counted, by the names of ``stats``; those that are 0 everywhere are left out.
@@ -108,7 +103,7 @@ def _end(result: RunResult) -> Table:
     if "page_table_bytes" in end:
         table.add_row("page tables", format_size(int(end["page_table_bytes"])))
     kept = " (per-CPU chunks, which are kept)" if end["areas"] and not end["pages"] else ""
-    table.add_row("left behind", f"{_number(int(end['areas']), 'area')}{kept}")
+    table.add_row("left behind", f"{counted(int(end['areas']), 'area')}{kept}")
     return table
 
 

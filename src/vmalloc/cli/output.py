@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-__all__ = ["Output"]
+__all__ = ["Output", "counted"]
 
 _UNFOLDED = 100_000
 """Columns of what is not a terminal: a file or a pipe gets each line whole, however long a path is."""
@@ -21,3 +21,8 @@ class Output(Console):
     def on_broken_pipe(self) -> None:
         """Rich would exit with status 1, which means a bad answer here."""
         raise BrokenPipeError
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun in the right number."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

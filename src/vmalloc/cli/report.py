@@ -7,7 +7,7 @@ from pathlib import PurePath
 from rich.console import Console
 from rich.table import Table
 
-from vmalloc.cli.output import Output
+from vmalloc.cli.output import Output, counted
 from vmalloc.trace.replay.result import MachineResult, ReplayResult
 from vmalloc.units import format_address, format_range, format_size
 
@@ -69,7 +69,7 @@ def _what(result: ReplayResult) -> Table:
     table.add_column(overflow="fold")
     table.add_row("trace", result.trace)
     table.add_row("kernel", f"{result.kernel} ({result.kernel_from})")
-    cpus, nodes = _number(result.cpus, "CPU"), _number(result.nodes, "vmap node")
+    cpus, nodes = counted(result.cpus, "CPU"), counted(result.nodes, "vmap node")
     table.add_row("machine", f"{cpus}, {nodes}, {format_size(result.page_size)} pages")
     table.add_row("range", format_range(result.vmalloc_start, result.vmalloc_end))
     table.add_row("starts from", _STARTS[result.start] + ("; open loop" if result.open_loop else ""))
@@ -102,7 +102,7 @@ def _agreement(result: ReplayResult) -> Table:
     if result.pcpu_chunks:
         unseen = result.pcpu_chunks_hidden
         hidden = f" ({unseen:,} of them recorded with a hashed base)" if unseen else ""
-        many = _number(result.pcpu_chunks, "per-CPU chunk")
+        many = counted(result.pcpu_chunks, "per-CPU chunk")
         table.add_row(f"{result.pcpu_chunks_agreed:,}", f"of {many} at the kernel's base{hidden}")
     for name, count in result.assumptions.items():
         table.add_row(f"{count:,}", _ASSUMPTIONS.get(name, name))
@@ -120,21 +120,21 @@ def _machine(machine: MachineResult) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    nodes = _number(machine.numa_nodes, "NUMA node")
+    nodes = counted(machine.numa_nodes, "NUMA node")
     memory = format_size(machine.memory_bytes)
-    table.add_row("simulated", f"{machine.arch}, {_number(machine.cpus, 'CPU')}, {nodes}, {memory} of memory")
+    table.add_row("simulated", f"{machine.arch}, {counted(machine.cpus, 'CPU')}, {nodes}, {memory} of memory")
     levels = ", ".join(f"{count:,} {name}" for name, count in machine.tables.items())
     table.add_row("page tables", f"{format_size(machine.page_table_bytes)}: {levels}")
     made = ", ".join(f"{count:,} of {format_size(size)}" for size, count in machine.mappings_made.items())
-    table.add_row("mappings", f"{made or 'none'}; {_number(machine.huge_fallbacks, 'area')} without blocks to be huge")
+    table.add_row("mappings", f"{made or 'none'}; {counted(machine.huge_fallbacks, 'area')} without blocks to be huge")
     proven = f", {machine.proven_flushes:,} of them proven by corrections" if machine.proven_flushes else ""
     kinds = f"{machine.ranged_flushes:,} of a range ({machine.flushed_pages:,} pages), {machine.full_flushes:,} full"
-    table.add_row("TLB flushes", f"{machine.flushes:,}: {kinds}{proven}; {_number(machine.ipis, 'interrupt')}")
+    table.add_row("TLB flushes", f"{machine.flushes:,}: {kinds}{proven}; {counted(machine.ipis, 'interrupt')}")
     failed = f", {machine.failed_accesses:,} FAILED" if machine.failed_accesses else ""
     stale = f"{machine.stale_accesses:,} through stale translations{failed}"
     table.add_row("accesses", f"{machine.accesses:,}: {machine.tlb_misses:,} missed the TLB, {stale}")
     table.add_row("frames", f"{machine.frames_taken:,} taken; in use at the peak {_each(machine.frames_at_peak)}")
-    table.add_row("", f"in use at the end {_each(machine.frames_at_end)}, for {_number(machine.areas, 'area')}")
+    table.add_row("", f"in use at the end {_each(machine.frames_at_end)}, for {counted(machine.areas, 'area')}")
     return table
 
 
@@ -143,11 +143,6 @@ def _each(frames: tuple[int, ...]) -> str:
     if len(frames) == 1:
         return f"{frames[0]:,}"
     return ", ".join(f"{count:,} on node {node}" for node, count in enumerate(frames))
-
-
-def _number(count: int, noun: str) -> str:
-    """A count with its noun in the right number."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _percent(share: float, exact: bool) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from vmalloc.cli.output import Output
+from vmalloc.cli.output import Output, counted
 from vmalloc.trace.whatif.figures import Figures
 from vmalloc.trace.whatif.whatif import WhatIf
 from vmalloc.units import format_size
@@ -38,8 +38,7 @@ def _what(found: WhatIf) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("trace", found.trace)
-    cpus = f"{found.cpus} CPU{'' if found.cpus == 1 else 's'}"
-    table.add_row("kernel", f"{found.kernel}, {cpus}, starts from: {found.start}")
+    table.add_row("kernel", f"{found.kernel}, {counted(found.cpus, 'CPU')}, starts from: {found.start}")
     table.add_row("policy", found.policy.describe())
     nodes = f"{found.recorded_nodes} -> {found.nodes}" if found.nodes != found.recorded_nodes else str(found.nodes)
     table.add_row("vmap nodes", nodes)

@@ -539,6 +539,7 @@ class VmallocSpace:
         return Pages(found, self.state.page_size)
 
     def gather(self, pages, found):
+        """Appends the frame numbers that ``pages`` names to ``found``; see ``pages_of``."""
         if isinstance(pages, Area):
             if pages.space is not self:
                 raise BadAddress(pages.vm.addr, "this area belongs to another space")
@@ -908,7 +909,9 @@ class VmallocSpace:
             access.explain(self.state, fault)
         except OverflowError:
             access.refuse(self.state, address, size)
-        except (MemoryError, SystemError):  # no bytes object is that long, or there is no memory for it
+        except MemoryError as error:
+            if error.args:  # the machine's own, which says what it had no memory for
+                raise
             access.too_much(size)
         finally:
             self.unlock()

@@ -367,7 +367,9 @@ class SimulatedMachine(Machine):
     # -- bytes -----------------------------------------------------------------------------------------------------
 
     def load(self, address, size):
-        """Reads bytes as the running CPU; see ``Machine``."""
+        """Reads bytes as the running CPU; see ``Machine``. Raises OverflowError for more than any object can hold."""
+        if size >> 63:
+            raise OverflowError(f"{size} bytes in one object")
         if self.direct_start <= address < self.direct_end:
             return self.load_direct(address, size)
         self.mmu.may_fault = self.running.context != NMI
